@@ -1,0 +1,69 @@
+"""What Usher knows of a community: groups, members, answers, subscriptions. Plain values, no behaviour of Wix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NewType
+
+SiteId = NewType("SiteId", str)
+"""The tenant: Wix's app instance id, one for each site that installed the app."""
+GroupId = NewType("GroupId", str)
+MemberId = NewType("MemberId", str)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """How a site calls itself. `language` is a lower-case BCP 47 tag, "" when unknown."""
+
+    id: SiteId
+    name: str = ""
+    url: str = ""
+    language: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    id: GroupId
+    name: str
+    privacy: str = "UNKNOWN"
+    """PUBLIC, PRIVATE, SECRET or UNKNOWN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Where one member stands with one group. `status`: "joined", "pending" or "none"."""
+
+    status: str
+    role: str = ""
+    joined_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One site member. `status` as Wix says it: APPROVED, BLOCKED, OFFLINE, PENDING, UNKNOWN."""
+
+    id: MemberId
+    status: str = "UNKNOWN"
+    email: str = field(default="", repr=False)
+    first_name: str = field(default="", repr=False)
+    nickname: str = field(default="", repr=False)
+    language: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer to a membership question; `question` is its text, "" when the question was replaced since."""
+
+    question: str = field(repr=False)
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """Wix's record of what an address agreed to. Unknown future values are kept as they came: no gate opens for them."""
+
+    status: str = "NOT_SET"
+    """UNKNOWN, NOT_SET, PENDING, SUBSCRIBED, UNSUBSCRIBED."""
+    deliverability: str = "NOT_SET"
+    """NOT_SET, VALID, BOUNCED, SPAM_COMPLAINT, INACTIVE."""

@@ -1,0 +1,221 @@
+"""A delivery from Wix, opened layer by layer into an Event; tolerant of the old and the new names.
+
+A verified token's claims hold `data`, a JSON text A with `eventType`, `instanceId` and `data`; that again is a
+JSON text B, the event itself. `identity` inside A is not needed and not kept. Wix's words end in this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NewType
+
+from core.community import GroupId, MemberId, SiteId
+from core.errors import MalformedEventError
+
+EventId = NewType("EventId", str)
+
+MEMBER_ADDED = "member_added"
+MEMBER_JOINED = "member_joined"
+MEMBER_REMOVED = "member_removed"
+MEMBER_LEFT = "member_left"
+ROLE_ASSIGNED = "role_assigned"
+JOIN_REQUESTED = "join_requested"
+JOIN_APPROVED = "join_approved"
+JOIN_REJECTED = "join_rejected"
+JOIN_CANCELED = "join_canceled"
+GROUP_DELETED = "group_deleted"
+MEMBER_DELETED = "member_deleted"
+CONTACT_DELETED = "contact_deleted"
+APP_INSTALLED = "app_installed"
+APP_REMOVED = "app_removed"
+
+_TYPES = {
+    "wix.social_groups.v2.group_member_added": MEMBER_ADDED,
+    "wix.social_groups.v2.group_member_joined": MEMBER_JOINED,
+    "wix.social_groups.v2.group_member_removed": MEMBER_REMOVED,
+    "wix.social_groups.v2.group_member_left": MEMBER_LEFT,
+    "wix.social_groups.v2.group_role_assigned": ROLE_ASSIGNED,
+    "wix.social_groups.v2.join_group_request_created": JOIN_REQUESTED,
+    "wix.social_groups.v2.join_group_request_approved": JOIN_APPROVED,
+    "wix.social_groups.v2.join_group_request_rejected": JOIN_REJECTED,
+    "wix.social_groups.v2.join_group_request_cancelled": JOIN_CANCELED,
+    "wix.social_groups.v2.join_group_request_canceled": JOIN_CANCELED,
+    "wix.social_groups.v2.group_deleted": GROUP_DELETED,
+    "wix.members.v1.member_deleted": MEMBER_DELETED,
+    "wix.contacts.v4.contact_deleted": CONTACT_DELETED,
+    "AppInstalled": APP_INSTALLED,
+    "AppRemoved": APP_REMOVED,
+}
+
+_LONGEST_ID = 200
+_LONGEST_TYPE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened at Wix, as far as the journal needs to know it.
+
+    `type` is one of the names above, or Wix's own string for a type nobody here listens to. `id` is Wix's
+    event id, or for legacy events without one a hash of site, type and data. `payload` is the JSON text B.
+    `erasure`: a privacy request set this off; the person is to be forgotten.
+    """
+
+    id: EventId
+    site: SiteId
+    type: str
+    occurred_at: datetime
+    payload: str = field(repr=False)
+    erasure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Who and where, read from an event's payload; None where this type of event does not say."""
+
+    group: GroupId | None = None
+    member: MemberId | None = None
+    joined_at: datetime | None = None
+    role: str = ""
+    reason: str = field(default="", repr=False)
+    """Why a request was declined, as the person was told."""
+
+
+def open_delivery(claims: Mapping[str, Any], received_at: datetime) -> Event:
+    """Read the claims of a verified token.
+
+    Raises MalformedEventError when a layer is missing, is no JSON, or is of the wrong kind. The time is
+    the event's own, else the token's `iat`, else `received_at`.
+    """
+    outer = _json_object(claims.get("data"), "data")
+    wire_type = _text(outer.get("eventType"), "eventType", _LONGEST_TYPE)
+    site = SiteId(_text(outer.get("instanceId"), "instanceId", _LONGEST_ID))
+    payload = outer.get("data")
+    if isinstance(payload, dict):  # not seen, but harmless to read
+        payload = json.dumps(payload, ensure_ascii=False)
+    inner = _json_object(payload, "data.data")
+    assert isinstance(payload, str)
+    try:
+        payload.encode()
+    except UnicodeEncodeError as exc:
+        raise MalformedEventError("data.data is no Unicode text") from exc
+    event_id = inner.get("id")
+    if not _is_plain(event_id, _LONGEST_ID) or _TYPES.get(wire_type) in (APP_INSTALLED, APP_REMOVED):
+        digest = hashlib.sha256("\0".join((site, wire_type, payload, str(claims.get("iat")))).encode())
+        event_id = "sha256-" + digest.hexdigest()
+    occurred_at = (
+        parse_time(inner.get("eventTime")) or _epoch_time(claims.get("iat")) or received_at.astimezone(UTC)
+    )
+    return Event(
+        id=EventId(str(event_id)),
+        site=site,
+        type=_TYPES.get(wire_type, wire_type),
+        occurred_at=occurred_at,
+        payload=payload,
+        erasure=inner.get("triggeredByAnonymizeRequest") is True,
+    )
+
+
+def read_details(event: Event) -> Details:
+    """Read who and where from a payload of either naming generation.
+
+    Raises MalformedEventError when the payload is no JSON object. A missing name is None, not an error:
+    what a reaction needs, it asks for.
+    """
+    inner = _json_object(event.payload, "payload")
+    entity_id = inner.get("entityId")
+    body = _body(inner)
+    person = _object(body.get("groupMember")) or _object(body.get("joinGroupRequest")) or body
+    member = person.get("memberId") or person.get("siteMemberId")
+    group = body.get("groupId")
+    if event.type in (JOIN_REQUESTED, JOIN_APPROVED, JOIN_REJECTED, JOIN_CANCELED, GROUP_DELETED):
+        # The created event's entity holds no group: its entityId is the group's (wix/webhooks.md, 3).
+        group = group or entity_id
+    if event.type == MEMBER_DELETED:
+        member = member or entity_id
+    role = _object(body.get("role")) or _object(person.get("role"))
+    reason = _object(person.get("requestDetails")).get("rejectionReason")
+    return Details(
+        group=GroupId(group) if _is_plain(group, _LONGEST_ID) else None,
+        member=MemberId(member) if _is_plain(member, _LONGEST_ID) else None,
+        joined_at=parse_time(person.get("joinedDate")),
+        role=str(role.get("value") or ""),
+        reason=reason if isinstance(reason, str) else "",
+    )
+
+
+def parse_time(value: object) -> datetime | None:
+    """An ISO 8601 time as Wix writes it (with or without fraction, `Z` or offset), in UTC; None when it is none."""
+    if not isinstance(value, str) or len(value) > 64:
+        return None
+    try:
+        parsed = datetime.fromisoformat(value)
+        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _body(inner: Mapping[str, Any]) -> dict[str, Any]:
+    """The container of any of the four kinds, new name or `…AsJson`, an object or once more a JSON text."""
+    for container, key in (
+        ("actionEvent", "body"),
+        ("createdEvent", "entity"),
+        ("updatedEvent", "currentEntity"),
+        ("deletedEvent", "deletedEntity"),
+    ):
+        holder = _object(inner.get(container))
+        for name in (key, f"{key}AsJson"):
+            if found := _object(holder.get(name)):
+                return found
+    return {}
+
+
+def _object(value: object) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _json_object(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, str):
+        raise MalformedEventError(f"{name} is not a text")
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError) as exc:
+        raise MalformedEventError(f"{name} is not JSON") from exc
+    if not isinstance(parsed, dict):
+        raise MalformedEventError(f"{name} is not a JSON object")
+    return parsed
+
+
+def _text(value: object, name: str, longest: int) -> str:
+    if not _is_plain(value, longest):
+        raise MalformedEventError(f"{name} is missing or not a plain text of at most {longest} characters")
+    assert isinstance(value, str)
+    return value
+
+
+def _is_plain(value: object, longest: int) -> bool:
+    """Fit to be an id: printable ASCII without spaces, so it can stand in keys, logs and every database."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= longest
+        and value.isascii()
+        and value.isprintable()
+        and " " not in value
+    )
+
+
+def _epoch_time(value: object) -> datetime | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

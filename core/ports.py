@@ -1,0 +1,56 @@
+"""Every door out of the service, as a Protocol. `integrations/` implements them, `tests/fakes.py` stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
+
+
+class WixPort(Protocol):
+    """Wix, read and asked. Every method raises RetryableError, ForbiddenError or PermanentError."""
+
+    def get_site(self, site: SiteId) -> Site: ...
+
+    def get_group(self, site: SiteId, group: GroupId) -> Group | None:
+        """None when Wix does not know the group (any more, or yet)."""
+
+    def get_membership(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
+        """Where the member stands now; status "none" also when Wix knows neither of the two."""
+
+    def get_joined_at(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
+        """As get_membership, but from the group's own list, which says when the member joined."""
+
+    def list_answers(
+        self, site: SiteId, group: GroupId, members: Iterable[MemberId]
+    ) -> Mapping[MemberId, tuple[Answer, ...]]:
+        """Who answered nothing is absent."""
+
+    def get_members(self, site: SiteId, members: Iterable[MemberId]) -> Mapping[MemberId, Member]:
+        """With address and status; whom Wix does not know is absent. One call for each hundred."""
+
+    def get_subscriptions(self, site: SiteId, emails: Iterable[str]) -> Mapping[str, Subscription]:
+        """By lower-cased address; an address without a record is absent. One call for each hundred."""
+
+    def approve_requests(self, site: SiteId, group: GroupId, members: Iterable[MemberId]) -> None: ...
+
+    def reject_requests(
+        self, site: SiteId, group: GroupId, members: Iterable[MemberId], reason: str
+    ) -> None: ...
+
+    def unsubscribe(self, site: SiteId, email: str) -> None:
+        """Set UNSUBSCRIBED; again is harmless."""
+
+
+class MailPort(Protocol):
+    """The way mail goes out. One connection is kept for each process; `close` ends it."""
+
+    def send(self, envelope_from: str, to: str, message: bytes, about_to_commit: Callable[[], None]) -> str:
+        """Hand over one message to one recipient; returns the server's reply for the record.
+
+        `about_to_commit` is called once, after the whole body and before the final dot; when it raises,
+        the dot is never sent. Raises MailDeferredError, MailRefusedError, MailInDoubtError.
+        """
+
+    def close(self) -> None: ...
