@@ -61,7 +61,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """Wix's record of what an address agreed to. Unknown future values are kept as they came: no gate opens for them."""
+    """Wix's record of what an address agreed to. Future values are kept as they came: no gate opens for them."""
 
     status: str = "NOT_SET"
     """UNKNOWN, NOT_SET, PENDING, SUBSCRIBED, UNSUBSCRIBED."""

@@ -62,10 +62,10 @@ def reason_to_skip(
         return "the reader reported a letter as spam (Wix: SPAM_COMPLAINT)"
     if said.status == "UNSUBSCRIBED":
         return "unsubscribed (Wix: UNSUBSCRIBED)"
+    if said.deliverability not in _DELIVERABLE:
+        return "deliverability unclear (Wix sent a value that Usher does not know)"
     if said.status != "SUBSCRIBED":
-        never = _NEVER_SAID_YES.get(
-            said.status, "consent unclear (Wix sent a status that Usher does not know)"
-        )
+        never = _NEVER_SAID_YES.get(said.status, "consent unclear (Wix: UNKNOWN, or a status new to Usher)")
         if subscription is None:
             never = "never subscribed (Wix has no record of the address)"
         if purpose is Purpose.PROMOTIONAL:
@@ -79,8 +79,8 @@ def reason_to_skip(
     return None
 
 
+_DELIVERABLE = ("NOT_SET", "VALID", "INACTIVE")
 _NEVER_SAID_YES = {
     "NOT_SET": "never subscribed (Wix: NOT_SET)",
-    "UNKNOWN": "never subscribed (Wix: UNKNOWN)",
     "PENDING": "asked to confirm and has not answered (Wix: PENDING)",
 }

@@ -55,6 +55,10 @@ class JournalUnavailableError(AppError):
     """The database did not commit: answer 503 and Wix delivers again."""
 
 
+class LostLeaseError(AppError):
+    """Somebody else holds the row now: stop, write nothing more."""
+
+
 class IntegrationError(AppError):
     """A remote system did not do what we asked. `request_id` is the vendor's own, for their support."""
 

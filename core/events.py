@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NewType
+from typing import Any, NewType, NoReturn, TypeGuard
 
 from core.community import GroupId, MemberId, SiteId
 from core.errors import MalformedEventError
@@ -90,30 +90,35 @@ def open_delivery(claims: Mapping[str, Any], received_at: datetime) -> Event:
     Raises MalformedEventError when a layer is missing, is no JSON, or is of the wrong kind. The time is
     the event's own, else the token's `iat`, else `received_at`.
     """
-    outer = _json_object(claims.get("data"), "data")
+    outer = parse_object(claims.get("data"), "data")
     wire_type = _text(outer.get("eventType"), "eventType", _LONGEST_TYPE)
     site = SiteId(_text(outer.get("instanceId"), "instanceId", _LONGEST_ID))
     payload = outer.get("data")
-    if isinstance(payload, dict):  # not seen, but harmless to read
-        payload = json.dumps(payload, ensure_ascii=False)
-    inner = _json_object(payload, "data.data")
-    assert isinstance(payload, str)
+    if isinstance(payload, dict):  # instead of a text: not seen, harmless to read
+        try:
+            payload = json.dumps(payload)
+        except RecursionError as exc:
+            raise MalformedEventError("data.data is nested too deeply") from exc
+    if not isinstance(payload, str):
+        raise MalformedEventError("data.data is not a text")
+    inner = parse_object(payload, "data.data")
     try:
         payload.encode()
     except UnicodeEncodeError as exc:
         raise MalformedEventError("data.data is no Unicode text") from exc
+    event_type = _TYPES.get(wire_type, wire_type)
+    issued_at = _epoch_time(claims.get("iat"))
     event_id = inner.get("id")
-    if not _is_plain(event_id, _LONGEST_ID) or _TYPES.get(wire_type) in (APP_INSTALLED, APP_REMOVED):
-        digest = hashlib.sha256("\0".join((site, wire_type, payload, str(claims.get("iat")))).encode())
-        event_id = "sha256-" + digest.hexdigest()
-    occurred_at = (
-        parse_time(inner.get("eventTime")) or _epoch_time(claims.get("iat")) or received_at.astimezone(UTC)
-    )
+    if event_type in (APP_INSTALLED, APP_REMOVED):
+        # Removing the app twice reads the same both times; only the token's own time tells them apart.
+        event_id = _hash_id(site, wire_type, payload, issued_at.isoformat() if issued_at else "")
+    elif not _is_plain(event_id, _LONGEST_ID):
+        event_id = _hash_id(site, wire_type, payload)
     return Event(
-        id=EventId(str(event_id)),
+        id=EventId(event_id),
         site=site,
-        type=_TYPES.get(wire_type, wire_type),
-        occurred_at=occurred_at,
+        type=event_type,
+        occurred_at=parse_time(inner.get("eventTime")) or issued_at or received_at.astimezone(UTC),
         payload=payload,
         erasure=inner.get("triggeredByAnonymizeRequest") is True,
     )
@@ -125,7 +130,7 @@ def read_details(event: Event) -> Details:
     Raises MalformedEventError when the payload is no JSON object. A missing name is None, not an error:
     what a reaction needs, it asks for.
     """
-    inner = _json_object(event.payload, "payload")
+    inner = parse_object(event.payload, "payload")
     entity_id = inner.get("entityId")
     body = _body(inner)
     person = _object(body.get("groupMember")) or _object(body.get("joinGroupRequest")) or body
@@ -134,16 +139,16 @@ def read_details(event: Event) -> Details:
     if event.type in (JOIN_REQUESTED, JOIN_APPROVED, JOIN_REJECTED, JOIN_CANCELED, GROUP_DELETED):
         # The created event's entity holds no group: its entityId is the group's (wix/webhooks.md, 3).
         group = group or entity_id
-    if event.type == MEMBER_DELETED:
+    if event.type == MEMBER_DELETED or event.type.startswith("wix.members.v1.member_"):
         member = member or entity_id
-    role = _object(body.get("role")) or _object(person.get("role"))
+    role = (_object(body.get("role")) or _object(person.get("role"))).get("value")
     reason = _object(person.get("requestDetails")).get("rejectionReason")
     return Details(
         group=GroupId(group) if _is_plain(group, _LONGEST_ID) else None,
         member=MemberId(member) if _is_plain(member, _LONGEST_ID) else None,
         joined_at=parse_time(person.get("joinedDate")),
-        role=str(role.get("value") or ""),
-        reason=reason if isinstance(reason, str) else "",
+        role=role if _is_plain(role, _LONGEST_ID) else "",
+        reason=_storable(reason) if isinstance(reason, str) else "",
     )
 
 
@@ -182,26 +187,42 @@ def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _json_object(value: object, name: str) -> dict[str, Any]:
+def parse_object(value: object, name: str) -> dict[str, Any]:
+    """Read a JSON text that has to be an object; `name` is what the error calls it. Raises MalformedEventError."""
     if not isinstance(value, str):
         raise MalformedEventError(f"{name} is not a text")
     try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError) as exc:
+        parsed = _STRICT_JSON.decode(value)
+    except (ValueError, RecursionError) as exc:  # ValueError: also a number of more than 4300 digits
         raise MalformedEventError(f"{name} is not JSON") from exc
     if not isinstance(parsed, dict):
         raise MalformedEventError(f"{name} is not a JSON object")
     return parsed
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant)  # by default Python lets NaN and Infinity in
+
+
+def _hash_id(*parts: str) -> str:
+    return "sha256-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _storable(text: str) -> str:
+    """Without what JSON can say but UTF-8 or a database cannot: lone surrogates, NUL."""
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
 def _text(value: object, name: str, longest: int) -> str:
     if not _is_plain(value, longest):
         raise MalformedEventError(f"{name} is missing or not a plain text of at most {longest} characters")
-    assert isinstance(value, str)
     return value
 
 
-def _is_plain(value: object, longest: int) -> bool:
+def _is_plain(value: object, longest: int) -> TypeGuard[str]:
     """Fit to be an id: printable ASCII without spaces, so it can stand in keys, logs and every database."""
     return (
         isinstance(value, str)

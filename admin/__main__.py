@@ -1,0 +1,5 @@
+"""`python -m admin …` is `usher …` without an installed launcher."""
+
+from admin.cli import main
+
+main()

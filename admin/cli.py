@@ -1,0 +1,184 @@
+"""The command line. Imports are lazy: `usher --help` must not load a web server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.errors import AppError, ConfigError
+
+app = typer.Typer(
+    name="usher",
+    help="Self-hosted worker for Wix Groups: the right letter to the right person, once, with consent.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_show_locals=False,
+)
+automations_app = typer.Typer(help="The automations file: check it, try it.", no_args_is_help=True)
+webhook_app = typer.Typer(help="Deliveries, as Wix sends them.", no_args_is_help=True)
+app.add_typer(automations_app, name="automations")
+app.add_typer(webhook_app, name="webhook")
+
+BAD_INPUT = 2
+
+
+def main() -> None:
+    """Run a command; bad input is one clear message and exit code 2."""
+    try:
+        app()
+    except ConfigError as exc:
+        print(exc, file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except AppError as exc:
+        print(f"usher: {exc}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def run() -> None:
+    """Web, worker and beat on this machine, with an embedded Redis unless REDIS_URL names one."""
+    from admin.supervisor import run_everything
+
+    run_everything()
+
+
+@app.command()
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="End by itself; exit code 0 if the outcome is right.")
+    ] = False,
+) -> None:
+    """Play a community's day on embedded parts and show the letters that came out."""
+    from admin.demo import play
+
+    sys.exit(play(once=once))
+
+
+@app.command()
+def sandbox(
+    port: Annotated[int, typer.Option(help="Where the stand-in for Wix answers.")] = 8090,
+    smtp_port: Annotated[int, typer.Option(help="Where the mail catcher takes letters.")] = 2525,
+    webhook_url: Annotated[
+        str, typer.Option(help="Where webhooks go.")
+    ] = "http://127.0.0.1:8000/webhooks/wix",
+    env_file: Annotated[
+        Path | None, typer.Option(help="Write the settings that connect Usher to it.")
+    ] = None,
+) -> None:
+    """A stand-in for Wix and a mail catcher, to build automations without a live site."""
+    import os
+
+    command = [sys.executable, "-m", "sandbox", "--port", str(port), "--smtp-port", str(smtp_port)]
+    command += ["--webhook-url", webhook_url]
+    if env_file is not None:
+        command += ["--env-file", str(env_file)]
+    os.execv(sys.executable, command)  # noqa: S606 (our own module, no shell)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's tables to this release (the Procfile's `release`)."""
+    from admin.processes import make_data_dir
+    from config.settings import load_settings
+    from integrations.store.database import Database
+
+    settings = load_settings()
+    make_data_dir(settings)
+    database = Database(settings.database)
+    print(f"The database is at revision {database.migrate()}.")
+    database.close()
+
+
+@app.command()
+def web() -> None:
+    """The web process: webhooks, unsubscribe pages, health."""
+    from admin.serve import serve_web
+
+    serve_web()
+
+
+@app.command()
+def worker(
+    concurrency: Annotated[int, typer.Option(min=1, help="Processes that work at the same time.")] = 2,
+) -> None:
+    """A worker: works off events, decisions and letters."""
+    from admin.serve import serve_worker
+
+    serve_worker(concurrency)
+
+
+@app.command()
+def beat() -> None:
+    """The sweeper: wakes workers for what is due, and does the work itself while the broker is away."""
+    from admin.serve import serve_beat
+
+    serve_beat()
+
+
+@automations_app.command("check")
+def check_automations(
+    file: Annotated[Path, typer.Argument(help="The automations file.")] = Path("config/automations.toml"),
+) -> None:
+    """Report every mistake with line, field and value; exit code 2 when there is any."""
+    from admin.processes import TEMPLATES, read_automations
+    from integrations.email.render import Renderer
+
+    found = read_automations(file, Renderer(TEMPLATES).names())
+    for automation in found.automations:
+        print(f"{automation.name}: on {', '.join(sorted(automation.on))}")
+    print(f"{len(found.automations)} automations, no mistakes.")
+
+
+@automations_app.command("try")
+def try_automations(
+    file: Annotated[Path, typer.Argument(help="The automations file.")] = Path("config/automations.toml"),
+    answer: Annotated[
+        list[str] | None, typer.Option(help='An answer; "Question? => answer" to say to which question.')
+    ] = None,
+    on: Annotated[str, typer.Option(help="What happened.")] = "join_requested",
+    group: Annotated[str, typer.Option(help="The group's name or id.")] = "Any group",
+    site: Annotated[str, typer.Option(help="The app instance id.")] = "any-site",
+) -> None:
+    """Which automations an answer would set off, and why."""
+    from admin.processes import TEMPLATES, read_automations
+    from core.automations import TRIGGERS, plan
+    from core.community import Answer, Group, GroupId, SiteId
+    from integrations.email.render import Renderer
+
+    if on not in TRIGGERS.values():
+        raise ConfigError(
+            "Nothing to try", [f"--on: {on!r} is not one of {', '.join(sorted(set(TRIGGERS.values())))}"]
+        )
+    found = read_automations(file, Renderer(TEMPLATES).names())
+    answers = [
+        Answer(question.strip() if arrow else "", text.strip() if arrow else question)
+        for question, arrow, text in (given.partition("=>") for given in answer or [])
+    ]
+    outcomes = plan(found, on, SiteId(site), Group(GroupId(group), group), answers)
+    if not outcomes:
+        print(f"No automation listens to {on} in this group.")
+    for outcome in outcomes:
+        automation = outcome.automation
+        does = [f"letter {automation.email} ({automation.purpose})"] if automation.email else []
+        does += [automation.decide] if automation.decide else []
+        print(f"{'YES' if outcome.applies else 'no ':3}  {automation.name}: {outcome.reason}")
+        if outcome.applies:
+            print(f"     → {', '.join(does)}")
+
+
+@webhook_app.command("send")
+def send_webhook(
+    event: Annotated[
+        str, typer.Argument(help="An event type such as wix.social_groups.v2.group_member_added.")
+    ],
+    url: Annotated[str, typer.Option(help="The sandbox that signs and sends it.")] = "http://127.0.0.1:8090",
+    as_it_is: Annotated[bool, typer.Option("--as-it-is", help="Keep the example's own id and time.")] = False,
+    copies: Annotated[int, typer.Option(min=1, max=1000, help="Deliver it this often.")] = 1,
+) -> None:
+    """Sign and post a sample event; answers say what Usher said."""
+    from admin.samples import send
+
+    send(event, url, as_it_is=as_it_is, copies=copies)

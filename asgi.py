@@ -1,0 +1,137 @@
+"""Where the web parts meet: door, unsubscribe, health, on one journal."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+from starlette.applications import Starlette
+
+from admin.processes import open_database
+from config.settings import Settings
+from core.errors import JournalUnavailableError
+from integrations.email.unsubscribe import UnsubscribeClaim, UnsubscribeTokens
+from integrations.store.database import Database
+from integrations.store.heartbeats import Heartbeats
+from integrations.store.inbox import Inbox
+from integrations.store.journal import Journal
+from integrations.store.ledger import Ledger
+from integrations.store.outbox import Outbox
+from integrations.store.suppressions import Suppressions
+from integrations.wix.shared import open_redis
+from tasks.app import create_app as create_celery_app
+from tasks.app import ring
+from tasks.doorbell import Doorbell
+from tasks.routes import ROUTES
+from webhooks.endpoint import webhook_routes
+from webhooks.health import health_routes
+from webhooks.unsubscribe import unsubscribe_routes
+from webhooks.verify import Verifier, load_public_key
+
+WORKER_SILENT_AFTER_S = 30.0
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The web process for settings that were checked. Opens its connections when it starts, not here."""
+    # Wix waits 1.25 s: a lock that is held longer than a second is answered with 503.
+    database = open_database(settings, timeout_s=1.0)
+    journal = Journal(database, listened=ROUTES)
+    suppressions = Suppressions(database)
+    celery = create_celery_app(settings.broker, publisher=True)
+    doorbell = Doorbell(functools.partial(ring, celery))
+    inbox = Inbox(journal.insert, doorbell.ring)
+    registry = CollectorRegistry()
+    registry.register(_Rows(database, doorbell))
+    keys = [load_public_key(text) for text in (settings.wix_public_key, settings.wix_public_key_next) if text]
+    tokens = UnsubscribeTokens(settings.secret_key.get_secret_value())
+
+    def unsubscribe(claim: UnsubscribeClaim) -> None:
+        suppressions.unsubscribe(claim.site, claim.member, claim.address_hash, "one click")
+        doorbell.ring()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        inbox.close()
+        doorbell.close()
+        database.close()
+
+    return Starlette(
+        routes=[
+            *webhook_routes(Verifier(keys), inbox, registry),
+            *unsubscribe_routes(tokens.read, unsubscribe),
+            *health_routes(_checks(settings, database, celery.connection_for_write), registry),
+        ],
+        lifespan=lifespan,
+    )
+
+
+def _checks(
+    settings: Settings, database: Database, connect_broker: Callable[[], object]
+) -> dict[str, Callable[[], str]]:
+    heartbeats = Heartbeats(database)
+
+    def check_database() -> str:
+        try:
+            with database.begin():
+                return "ok"
+        except JournalUnavailableError as exc:
+            return str(exc)
+
+    def check_redis() -> str:
+        try:
+            with contextlib.closing(open_redis(settings.redis)) as redis:
+                redis.ping()
+            return "ok"
+        except RedisError as exc:
+            return f"not reachable ({type(exc).__name__})"
+
+    def check_broker() -> str:
+        with connect_broker() as connection:  # type: ignore[attr-defined] # a kombu connection
+            connection.ensure_connection(max_retries=1, timeout=1)
+        return "ok"
+
+    def check_worker() -> str:
+        try:
+            alive = heartbeats.heard_within("worker:", WORKER_SILENT_AFTER_S)
+        except JournalUnavailableError:
+            return "unknown: the database is away"
+        return "ok" if alive else f"no worker was heard of for {WORKER_SILENT_AFTER_S:.0f} s"
+
+    return {
+        "database": check_database,
+        "redis": check_redis,
+        "broker": check_broker,
+        "worker": check_worker,
+    }
+
+
+class _Rows(Collector):
+    """Totals counted from the rows at each scrape: they cannot drift, whoever did the work."""
+
+    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+        self._tables = {
+            "events": Journal(database, listened=()).counts,
+            "messages": Ledger(database).counts,
+            "outbox": Outbox(database).counts,
+        }
+        self._doorbell = doorbell
+
+    def collect(self) -> Iterable[Metric]:
+        for name, counts in self._tables.items():
+            metric = GaugeMetricFamily(f"usher_{name}", f"Rows of {name} by state", labels=["state"])
+            with contextlib.suppress(JournalUnavailableError):
+                for state, number in counts().items():
+                    metric.add_metric([state], number)
+            yield metric
+        broken = GaugeMetricFamily("usher_doorbell_failures", "Wake-ups the broker did not take")
+        broken.add_metric([], self._doorbell.failures)
+        yield broken
+
+    def describe(self) -> Iterable[Metric]:
+        return ()

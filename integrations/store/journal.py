@@ -1,0 +1,181 @@
+"""The journal of events: what Wix told us, once each, and how far we are with it.
+
+An event is `received` until it is `done`, `ignored` or `dead`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from core.community import SiteId
+from core.events import Event, EventId
+from core.letters import Effects
+from integrations.store.database import Database, Transaction
+from integrations.store.ledger import plan_letters, stop_letters
+from integrations.store.outbox import owe_calls
+from integrations.store.suppressions import forget_member
+from integrations.store.tables import events, sites
+from integrations.store.work import MOST_CRASHES, any_due, claim, count_by_state, settle
+
+_WAITING = ("received",)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedEvent:
+    event: Event
+    received_at: datetime
+    attempts: int
+    row: sa.Row[Any] = field(repr=False)
+
+
+class Journal:
+    """`listened`: the types that set something off; of others only the head is kept, as ignored."""
+
+    def __init__(self, database: Database, *, listened: Collection[str], lease_s: float = 120.0) -> None:
+        self._database = database
+        self._listened = frozenset(listened)
+        self._lease_s = lease_s
+
+    def insert(self, batch: Sequence[Event]) -> list[bool]:
+        """Commit all of them at once; says for each whether it was new. Raises JournalUnavailableError."""
+        rows: dict[tuple[str, str], Event] = {}
+        for event in batch:
+            rows.setdefault((event.site, event.id), event)
+        with self._database.begin() as tx:
+            returned = tx.execute(
+                tx.insert(events)
+                .values([self._row(event, tx.now) for event in rows.values()])
+                .on_conflict_do_nothing()
+                .returning(events.c.site, events.c.id)
+            )
+            new = {(row.site, row.id) for row in returned}
+        answers = []
+        for event in batch:
+            key = (str(event.site), str(event.id))
+            answers.append(key in new)
+            new.discard(key)  # a twin in the same batch is a duplicate
+        return answers
+
+    def _row(self, event: Event, now: datetime) -> dict[str, object]:
+        heard = event.erasure or event.type in self._listened
+        return {
+            "site": event.site,
+            "id": event.id,
+            "type": event.type,
+            "occurred_at": event.occurred_at,
+            "received_at": now,
+            "payload": event.payload if heard else "{}",
+            "erasure": event.erasure,
+            "state": "received" if heard else "ignored",
+            "attempts": 0,
+            "crashes": 0,
+            "next_at": now,
+            "error": None if heard else "nobody listens to this type",
+            "finished_at": None if heard else now,
+        }
+
+    def claim(self, limit: int) -> list[ClaimedEvent]:
+        """Take up to `limit` due events. Those whose workers kept dying become dead instead."""
+        with self._database.begin() as tx:
+            rows = claim(tx, events, _WAITING, limit=limit, lease_s=self._lease_s)
+            for row in rows:
+                if row.crashes >= MOST_CRASHES:
+                    _settle(tx, row, "dead", f"its worker died {row.crashes} times over it")
+        return [
+            ClaimedEvent(
+                Event(
+                    id=EventId(row.id),
+                    site=SiteId(row.site),
+                    type=row.type,
+                    occurred_at=row.occurred_at,
+                    payload=row.payload,
+                    erasure=row.erasure,
+                ),
+                received_at=row.received_at,
+                attempts=row.attempts,
+                row=row,
+            )
+            for row in sorted(rows, key=lambda row: row.occurred_at)
+            if row.crashes < MOST_CRASHES
+        ]
+
+    def finish(self, claimed: ClaimedEvent, effects: Effects) -> None:
+        """Write all effects and "done" in one transaction. Raises LostLeaseError, then nothing is written."""
+        event = claimed.event
+        with self._database.begin() as tx:
+            _settle(tx, claimed.row, "ignored" if effects.ignored else "done", effects.ignored)
+            _note_site(tx, event, effects.site_state)
+            for stop in effects.stop:
+                stop_letters(tx, event.site, stop)
+            if effects.forget:
+                forget_member(tx, event.site, effects.forget)
+            plan_letters(tx, event.site, event.id, effects.letters)
+            owe_calls(tx, event.site, event.id, effects.calls)
+
+    def postpone(self, claimed: ClaimedEvent, *, delay_s: float, error: str, counts: bool = True) -> None:
+        with self._database.begin() as tx:
+            settle(
+                tx,
+                events,
+                claimed.row,
+                error=error,
+                attempts=claimed.attempts + int(counts),
+                next_at=tx.now + timedelta(seconds=delay_s),
+            )
+
+    def bury(self, claimed: ClaimedEvent, error: str) -> None:
+        """Set aside as dead: again cannot help."""
+        with self._database.begin() as tx:
+            _settle(tx, claimed.row, "dead", error)
+
+    def removed_sites(self, asked: Collection[SiteId]) -> frozenset[SiteId]:
+        """Those of the sites that removed the app."""
+        with self._database.begin() as tx:
+            rows = tx.execute(
+                sa.select(sites.c.site).where(sites.c.site.in_(asked), sites.c.state == "removed")
+            )
+            return frozenset(SiteId(row.site) for row in rows)
+
+    def give_back(self, claimed: Sequence[ClaimedEvent]) -> None:
+        """What was claimed and not begun is due again at once, for anybody."""
+        with self._database.begin() as tx:
+            for item in claimed:
+                settle(tx, events, item.row, next_at=tx.now)
+
+    def any_due(self) -> bool:
+        with self._database.begin() as tx:
+            return any_due(tx, events, _WAITING)
+
+    def counts(self) -> dict[str, int]:
+        """How many events by state."""
+        with self._database.begin() as tx:
+            return count_by_state(tx, events)
+
+
+def _settle(tx: Transaction, row: sa.Row[Any], state: str, error: str | None) -> None:
+    settle(tx, events, row, state=state, error=error, finished_at=tx.now)
+
+
+def _note_site(tx: Transaction, event: Event, state: str | None) -> None:
+    """Every event makes its site known; only an installation or a removal changes its state, the newer one."""
+    insert = tx.insert(sites).values(
+        site=event.site, state=state or "active", changed_at=event.occurred_at if state else _EPOCH
+    )
+    if state is None:
+        tx.execute(insert.on_conflict_do_nothing())
+        return
+    tx.execute(
+        insert.on_conflict_do_update(
+            index_elements=[sites.c.site],
+            set_={"state": state, "changed_at": event.occurred_at},
+            where=sites.c.changed_at <= event.occurred_at,
+        )
+    )
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,0 +1,213 @@
+"""The ledger of letters: one row for each person and purpose, committed before SMTP is touched.
+
+`planned → sending → sent | skipped | deferred | failed | in_doubt`. A row in `sending` whose lease ran out was left by
+a worker that died: `marked` says whether the final dot was about to go out, and so whether sending again is safe.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from core.community import GroupId, MemberId, SiteId
+from core.consent import Purpose
+from core.errors import LostLeaseError
+from core.letters import PlannedLetter, StopLetters
+from integrations.store.database import Database, Transaction
+from integrations.store.tables import messages
+from integrations.store.work import MOST_CRASHES, any_due, claim, count_by_state, settle
+
+_WAITING = ("planned", "deferred")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedLetter:
+    id: str
+    site: SiteId
+    group: GroupId
+    member: MemberId
+    trigger: str
+    purpose: Purpose
+    template: str
+    look_again: bool
+    attempts: int
+    created_at: datetime
+    context: dict[str, Any] = field(repr=False)
+    row: sa.Row[Any] = field(repr=False)
+
+
+class Ledger:
+    """`reply_lease_s` is longer than the longest wait for a server's reply to the final dot (RFC 5321: 600 s)."""
+
+    def __init__(self, database: Database, *, lease_s: float = 300.0, reply_lease_s: float = 900.0) -> None:
+        self._database = database
+        self._lease_s = lease_s
+        self._reply_lease = timedelta(seconds=reply_lease_s)
+
+    def claim(self, limit: int) -> list[ClaimedLetter]:
+        """Take up to `limit` due letters, after sorting out what dead workers left in `sending`."""
+        with self._database.begin() as tx:
+            left = sa.and_(messages.c.state == "sending", messages.c.next_at <= tx.now)
+            # The lease stays on the row: its holder may be alive after all and know how it ended.
+            tx.execute(
+                sa.update(messages)
+                .where(left, messages.c.marked)
+                .values(
+                    state="in_doubt", reason="the worker died between the final dot and the server's answer"
+                )
+            )
+            tx.execute(sa.update(messages).where(left, ~messages.c.marked).values(state="planned"))
+            rows = claim(tx, messages, _WAITING, limit=limit, lease_s=self._lease_s, state="sending")
+            for row in rows:
+                if row.crashes >= MOST_CRASHES:
+                    reason = f"its worker died {row.crashes} times over it"
+                    settle(tx, messages, row, state="failed", reason=reason)
+        return [
+            ClaimedLetter(
+                id=row.id,
+                site=SiteId(row.site),
+                group=GroupId(row.group_id),
+                member=MemberId(row.member),
+                trigger=row.trigger,
+                purpose=Purpose(row.purpose),
+                template=row.email_template,
+                look_again=row.look_again or row.attempts > 0,
+                attempts=row.attempts,
+                created_at=row.created_at,
+                context=row.context,
+                row=row,
+            )
+            for row in rows
+            if row.crashes < MOST_CRASHES
+        ]
+
+    def mark(self, letter: ClaimedLetter, *, message_id: str, address_hash: str, evidence: str) -> None:
+        """Commit "the final dot is about to go out". Raises LostLeaseError when the lease ran out: do not send it."""
+        with self._database.begin() as tx:
+            result = tx.execute(
+                sa.update(messages)
+                .where(
+                    messages.c.id == letter.id,
+                    messages.c.lease == letter.row.lease,
+                    messages.c.state == "sending",
+                    messages.c.next_at > tx.now,
+                )
+                .values(
+                    marked=True,
+                    next_at=tx.now + self._reply_lease,
+                    message_id=message_id,
+                    address_hash=address_hash,
+                    evidence=evidence,
+                )
+            )
+            if result.rowcount != 1:
+                raise LostLeaseError("the lease of this letter ran out before its final dot")
+
+    def sent(self, letter: ClaimedLetter, reply: str) -> None:
+        with self._database.begin() as tx:
+            settle(
+                tx,
+                messages,
+                letter.row,
+                state="sent",
+                reason=None,
+                sent_at=tx.now,
+                reply=reply,
+                attempts=letter.attempts + 1,
+            )
+
+    def skip(self, letter: ClaimedLetter, reason: str) -> None:
+        self._end(letter, "skipped", reason)
+
+    def fail(self, letter: ClaimedLetter, reason: str) -> None:
+        self._end(letter, "failed", reason)
+
+    def doubt(self, letter: ClaimedLetter, reason: str) -> None:
+        self._end(letter, "in_doubt", reason)
+
+    def _end(self, letter: ClaimedLetter, state: str, reason: str) -> None:
+        with self._database.begin() as tx:
+            settle(tx, messages, letter.row, state=state, reason=reason, attempts=letter.attempts + 1)
+
+    def defer(self, letter: ClaimedLetter, *, delay_s: float, reason: str, counts: bool = True) -> None:
+        with self._database.begin() as tx:
+            settle(
+                tx,
+                messages,
+                letter.row,
+                state="deferred",
+                marked=False,
+                reason=reason,
+                attempts=letter.attempts + int(counts),
+                next_at=tx.now + timedelta(seconds=delay_s),
+            )
+
+    def give_back(self, claimed: Sequence[ClaimedLetter]) -> None:
+        """What was claimed and not begun is due again at once, for anybody."""
+        with self._database.begin() as tx:
+            for item in claimed:
+                settle(tx, messages, item.row, state="planned", next_at=tx.now)
+
+    def any_due(self) -> bool:
+        with self._database.begin() as tx:
+            return any_due(tx, messages, (*_WAITING, "sending"))
+
+    def counts(self) -> dict[str, int]:
+        """How many letters by state."""
+        with self._database.begin() as tx:
+            return count_by_state(tx, messages)
+
+    def letters(self, site: SiteId | None = None) -> list[sa.Row[Any]]:
+        """All rows, oldest first, optionally of one site."""
+        query = sa.select(messages).order_by(messages.c.created_at, messages.c.id)
+        if site is not None:
+            query = query.where(messages.c.site == site)
+        with self._database.begin() as tx:
+            return list(tx.execute(query))
+
+
+def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequence[PlannedLetter]) -> None:
+    """Write each letter once for its key. One that was only ever skipped may be planned anew: nobody got it."""
+    for letter in letters:
+        values = {
+            "group_id": letter.group,
+            "member": letter.member,
+            "automation": letter.automation,
+            "event": event,
+            "trigger": letter.trigger,
+            "purpose": str(letter.purpose),
+            "email_template": letter.template,
+            "context": dict(letter.context),
+            "look_again": letter.look_again,
+            "state": "skipped" if letter.reason else "planned",
+            "reason": letter.reason,
+            "next_at": letter.due_at,
+            "attempts": 0,
+            "crashes": 0,
+            "marked": False,
+            "lease": None,
+        }
+        tx.execute(
+            tx.insert(messages)
+            .values(id=uuid.uuid4().hex, site=site, key=letter.key, created_at=tx.now, **values)
+            .on_conflict_do_update(
+                index_elements=[messages.c.site, messages.c.key],
+                set_=values,
+                where=messages.c.state == "skipped",
+            )
+        )
+
+
+def stop_letters(tx: Transaction, site: SiteId, stop: StopLetters) -> None:
+    """Skip what has not gone out yet and lost its ground."""
+    conditions = [messages.c.site == site, messages.c.state.in_(_WAITING)]
+    if stop.group is not None:
+        conditions.append(messages.c.group_id == stop.group)
+    if stop.member is not None:
+        conditions.append(messages.c.member == stop.member)
+    tx.execute(sa.update(messages).where(*conditions).values(state="skipped", reason=stop.reason, lease=None))

@@ -1,0 +1,137 @@
+"""What we owe Wix: decisions on requests and opt-outs, kept until Wix has them.
+
+`planned → done | failed | void`; a `flagged` row waits for a person and asks nothing of Wix.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from core.community import GroupId, MemberId, SiteId
+from core.letters import WixCall
+from integrations.store.database import Database, Transaction
+from integrations.store.tables import outbox
+from integrations.store.work import MOST_CRASHES, any_due, claim, count_by_state, settle
+
+_WAITING = ("planned",)
+
+
+@dataclass(frozen=True, slots=True)
+class OwedCall:
+    site: SiteId
+    kind: str
+    group: GroupId
+    member: MemberId
+    attempts: int
+    text: str = field(repr=False)
+    row: sa.Row[Any] = field(repr=False)
+
+
+class Outbox:
+    def __init__(self, database: Database, *, lease_s: float = 120.0) -> None:
+        self._database = database
+        self._lease_s = lease_s
+
+    def claim(self, limit: int) -> list[OwedCall]:
+        with self._database.begin() as tx:
+            rows = claim(tx, outbox, _WAITING, limit=limit, lease_s=self._lease_s)
+            for row in rows:
+                if row.crashes >= MOST_CRASHES:
+                    _end(tx, row, "failed", f"its worker died {row.crashes} times over it")
+        return [
+            OwedCall(
+                site=SiteId(row.site),
+                kind=row.kind,
+                group=GroupId(row.group_id),
+                member=MemberId(row.member),
+                attempts=row.attempts,
+                text=row.text,
+                row=row,
+            )
+            for row in rows
+            if row.crashes < MOST_CRASHES
+        ]
+
+    def end(self, call: OwedCall, state: str, reason: str | None = None) -> None:
+        """`done`, `failed` or `void`; without a new reason the one it was owed for stays."""
+        with self._database.begin() as tx:
+            _end(tx, call.row, state, reason or call.row.reason)
+
+    def postpone(self, call: OwedCall, *, delay_s: float, reason: str, counts: bool = True) -> None:
+        with self._database.begin() as tx:
+            settle(
+                tx,
+                outbox,
+                call.row,
+                error=reason,
+                attempts=call.attempts + int(counts),
+                next_at=tx.now + timedelta(seconds=delay_s),
+            )
+
+    def give_back(self, claimed: Sequence[OwedCall]) -> None:
+        """What was claimed and not begun is due again at once, for anybody."""
+        with self._database.begin() as tx:
+            for item in claimed:
+                settle(tx, outbox, item.row, next_at=tx.now)
+
+    def any_due(self) -> bool:
+        with self._database.begin() as tx:
+            return any_due(tx, outbox, _WAITING)
+
+    def counts(self) -> dict[str, int]:
+        """How many calls by state."""
+        with self._database.begin() as tx:
+            return count_by_state(tx, outbox)
+
+    def calls(self, site: SiteId | None = None) -> list[sa.Row[Any]]:
+        """All rows, oldest first, optionally of one site."""
+        query = sa.select(outbox).order_by(outbox.c.created_at, outbox.c.id)
+        if site is not None:
+            query = query.where(outbox.c.site == site)
+        with self._database.begin() as tx:
+            return list(tx.execute(query))
+
+
+def owe_calls(
+    tx: Transaction, site: SiteId, event: str | None, calls: Sequence[WixCall], *, again: bool = False
+) -> None:
+    """Write each call once for its key; with `again` one that ended is owed anew."""
+    for call in calls:
+        values = {
+            "kind": call.kind,
+            "group_id": call.group or "",
+            "member": call.member,
+            "automation": call.automation,
+            "event": event,
+            "text": call.text,
+            "reason": call.reason or None,
+            "error": None,
+            "state": "flagged" if call.kind == "flag" else "planned",
+            "next_at": tx.now,
+            "attempts": 0,
+            "crashes": 0,
+            "lease": None,
+            "finished_at": None,
+        }
+        insert = tx.insert(outbox).values(
+            id=uuid.uuid4().hex, site=site, key=call.key, created_at=tx.now, **values
+        )
+        if again:
+            insert = insert.on_conflict_do_update(
+                index_elements=[outbox.c.site, outbox.c.key],
+                set_=values,
+                where=outbox.c.state != "planned",
+            )
+        else:
+            insert = insert.on_conflict_do_nothing(index_elements=[outbox.c.site, outbox.c.key])
+        tx.execute(insert)
+
+
+def _end(tx: Transaction, row: sa.Row[Any], state: str, reason: str | None) -> None:
+    settle(tx, outbox, row, state=state, reason=reason, finished_at=tx.now)

@@ -1,0 +1,173 @@
+"""The tables, and the two column types whose behaviour differs between SQLite and PostgreSQL.
+
+Every row is keyed by site first, so that a table can be partitioned by site one day. No table holds an address
+or a name: people are ids here, and addresses only appear as keyed hashes.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time. SQLite has no such type: there it is text that sorts like the time it means."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(
+            sa.String(26) if dialect.name == "sqlite" else sa.DateTime(timezone=True)
+        )
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("times in the database are aware")
+        utc = value.astimezone(UTC)
+        return utc.strftime(_FORMAT) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002 (SQLAlchemy's)
+        if value is None:
+            return None
+        if isinstance(value, str):
+            return datetime.strptime(value, _FORMAT).replace(tzinfo=UTC)
+        return value.astimezone(UTC)  # type: ignore[no-any-return] # the driver's aware datetime
+
+
+def _work_columns() -> list[sa.Column[Any]]:
+    """What makes a row a job: who holds it (`lease`), until when or when next (`next_at`), and how it went.
+
+    A claim moves `next_at` to the end of the lease, so a row whose worker died becomes due by itself.
+    """
+    return [
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False, default=0),
+        sa.Column("crashes", sa.Integer, nullable=False, default=0),
+        sa.Column("next_at", UtcDateTime, nullable=False),
+        sa.Column("lease", sa.String(32)),
+    ]
+
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("site", sa.String(200), primary_key=True),
+    sa.Column("id", sa.String(200), primary_key=True),
+    sa.Column("type", sa.String(200), nullable=False),
+    sa.Column("occurred_at", UtcDateTime, nullable=False),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("erasure", sa.Boolean, nullable=False),
+    *_work_columns(),
+    sa.Column("error", sa.Text),
+    sa.Column("finished_at", UtcDateTime),
+    sa.Index(
+        "ix_events_due",
+        "next_at",
+        sqlite_where=sa.text("state = 'received'"),
+        postgresql_where=sa.text("state = 'received'"),
+    ),
+)
+
+messages = sa.Table(
+    "messages",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("site", sa.String(200), nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("group_id", sa.String(200), nullable=False),
+    sa.Column("member", sa.String(200), nullable=False),
+    sa.Column("automation", sa.String(200)),
+    sa.Column("job", sa.String(32)),
+    sa.Column("event", sa.String(200)),
+    sa.Column("trigger", sa.String(32), nullable=False),
+    sa.Column("purpose", sa.String(16), nullable=False),
+    sa.Column("email_template", sa.String(200), nullable=False),
+    sa.Column("context", sa.JSON, nullable=False),
+    sa.Column("look_again", sa.Boolean, nullable=False),
+    *_work_columns(),
+    sa.Column("marked", sa.Boolean, nullable=False, default=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("reply", sa.Text),
+    sa.Column("evidence", sa.Text),
+    sa.Column("address_hash", sa.String(64)),
+    sa.Column("message_id", sa.String(200)),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("sent_at", UtcDateTime),
+    sa.UniqueConstraint("site", "key"),
+    sa.Index("ix_messages_member", "site", "member"),
+    sa.Index(
+        "ix_messages_due",
+        "next_at",
+        sqlite_where=sa.text("state IN ('planned', 'deferred', 'sending')"),
+        postgresql_where=sa.text("state IN ('planned', 'deferred', 'sending')"),
+    ),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("site", sa.String(200), nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("group_id", sa.String(200), nullable=False),
+    sa.Column("member", sa.String(200), nullable=False),
+    sa.Column("automation", sa.String(200)),
+    sa.Column("event", sa.String(200)),
+    sa.Column("text", sa.Text, nullable=False),
+    *_work_columns(),
+    sa.Column("reason", sa.Text),
+    sa.Column("error", sa.Text),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("finished_at", UtcDateTime),
+    sa.UniqueConstraint("site", "key"),
+    sa.Index(
+        "ix_outbox_due",
+        "next_at",
+        sqlite_where=sa.text("state = 'planned'"),
+        postgresql_where=sa.text("state = 'planned'"),
+    ),
+)
+
+suppressions = sa.Table(
+    "suppressions",
+    metadata,
+    sa.Column("site", sa.String(200), primary_key=True),
+    sa.Column("subject", sa.String(220), primary_key=True),
+    sa.Column("scope", sa.String(16), primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+sites = sa.Table(
+    "sites",
+    metadata,
+    sa.Column("site", sa.String(200), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+)
+
+heartbeats = sa.Table(
+    "heartbeats",
+    metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("seen_at", UtcDateTime, nullable=False),
+)

@@ -1,0 +1,96 @@
+"""Work off the journal: claim events, ask Wix how things stand, write what follows.
+
+The row decides, not the message: losing a doorbell, or getting it twice, changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from core.errors import (
+    AppError,
+    LostLeaseError,
+    MalformedEventError,
+    PermanentError,
+    RetryableError,
+)
+from core.events import read_details
+from core.letters import Effects, retry_delay_s
+from integrations.store.journal import ClaimedEvent
+from tasks.claims import work_off
+from tasks.reactions import NotYetError, forget_person
+from tasks.routes import ROUTES
+from tasks.services import Services
+
+log = logging.getLogger(__name__)
+
+MOST_ATTEMPTS = 25
+"""With delays growing from 2 s to 30 minutes: about nine hours of somebody else's outage."""
+
+
+def run_events(services: Services, *, batch: int = 20, for_s: float = 5.0) -> bool:
+    """Run due events for about `for_s`; True when more are left. What was claimed and not begun is given back."""
+    return work_off(
+        services.journal.claim,
+        lambda event: run_event(event, services),
+        services.journal.give_back,
+        batch,
+        for_s,
+    )
+
+
+def run_event(claimed: ClaimedEvent, services: Services) -> None:
+    """See one event through: done, ignored, later, or dead. Safe to run twice."""
+    event = claimed.event
+    fields = {"event_id": event.id, "site": event.site, "event_type": event.type}
+    try:
+        effects = react(claimed, services)
+        services.journal.finish(claimed, effects)
+        log.info(
+            "event.ignored" if effects.ignored else "event.done",
+            extra=fields
+            | {
+                "letters": sum(1 for letter in effects.letters if not letter.reason),
+                "refusals": sum(1 for letter in effects.letters if letter.reason),
+                "calls": len(effects.calls),
+                "reason": effects.ignored,
+            },
+        )
+    except LostLeaseError:
+        log.warning("event.lease_lost", extra=fields)
+    except RetryableError as exc:
+        if claimed.attempts + 1 >= MOST_ATTEMPTS:
+            services.journal.bury(claimed, f"gave up after {MOST_ATTEMPTS} attempts: {exc}")
+            log.error("event.dead", extra=fields | {"error": str(exc)})
+            return
+        delay_s = exc.retry_after_s or retry_delay_s(
+            claimed.attempts, services.chance(), base_s=2.0, longest_s=1800.0
+        )
+        services.journal.postpone(claimed, delay_s=delay_s, error=str(exc), counts=exc.counts)
+        level = logging.INFO if isinstance(exc, NotYetError) or not exc.counts else logging.WARNING
+        log.log(level, "event.postponed", extra=fields | {"error": str(exc), "delay_s": round(delay_s, 1)})
+    except (PermanentError, MalformedEventError) as exc:
+        services.journal.bury(claimed, str(exc))
+        log.error("event.dead", extra=fields | {"error": str(exc)})
+    except AppError:
+        raise
+    except Exception as exc:
+        # A defect of ours: later with growing delays, then aside, never in the way of the others.
+        log.exception("event.failed", extra=fields)
+        if claimed.attempts + 1 >= MOST_ATTEMPTS:
+            services.journal.bury(claimed, f"failed {MOST_ATTEMPTS} times: {type(exc).__name__}")
+        else:
+            delay_s = retry_delay_s(claimed.attempts, services.chance(), base_s=2.0, longest_s=1800.0)
+            services.journal.postpone(claimed, delay_s=delay_s, error=type(exc).__name__)
+
+
+def react(claimed: ClaimedEvent, services: Services) -> Effects:
+    """What this event sets off, without writing anything."""
+    event = claimed.event
+    details = read_details(event)
+    if event.erasure:
+        return forget_person(event, details, services)
+    reaction = ROUTES.get(event.type)
+    if reaction is None:
+        return Effects(ignored="nobody listens to this type")
+    return reaction(event, details, services)

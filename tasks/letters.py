@@ -1,0 +1,220 @@
+"""Work off the ledger: claim letters, ask whether each may go, and hand it over, once.
+
+One Wix call serves a hundred members, so letters are claimed and checked by the batch, and sent one by one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from email.utils import parseaddr
+from urllib.parse import urlsplit
+
+from core.community import Member, MemberId, Site, SiteId, Subscription
+from core.consent import Purpose, reason_to_skip
+from core.errors import (
+    ForbiddenError,
+    IntegrationError,
+    LostLeaseError,
+    MailInDoubtError,
+    MailRefusedError,
+    PermanentError,
+    RetryableError,
+)
+from core.letters import MAIL_GIVES_UP_AFTER, lost_ground, retry_delay_s
+from integrations.email.message import build_message, message_id_for
+from integrations.email.unsubscribe import UnsubscribeClaim
+from integrations.store.ledger import ClaimedLetter
+from tasks.claims import work_through
+from tasks.services import Services
+
+log = logging.getLogger(__name__)
+
+
+def deliver_letters(services: Services, *, batch: int = 50, for_s: float = 5.0) -> bool:
+    """Deliver due letters for about `for_s`; True when more are left. What was not begun is given back."""
+    ends_at = time.monotonic() + for_s
+    while time.monotonic() < ends_at:
+        claimed = services.ledger.claim(batch)
+        if not claimed:
+            return False
+        by_site: dict[SiteId, list[ClaimedLetter]] = defaultdict(list)
+        for letter in claimed:
+            by_site[letter.site].append(letter)
+        for site, letters in by_site.items():
+            check = _check_site(site, letters, services)
+            work_through(letters, check, services.ledger.give_back, ends_at)
+    return True
+
+
+def _check_site(
+    site: SiteId, letters: Sequence[ClaimedLetter], services: Services
+) -> Callable[[ClaimedLetter], None]:
+    """Ask Wix and the suppressions once for all of them; what comes back sees one letter through."""
+    if site in services.journal.removed_sites([site]):
+        return lambda letter: _skip(letter, "the app was removed from this site", services)
+    try:
+        members = services.wix.get_members(site, {letter.member for letter in letters})
+        addresses = {member.email for member in members.values() if member.email}
+        subscriptions = services.wix.get_subscriptions(site, addresses) if addresses else {}
+        home = _site_or_nameless(site, services)
+    except IntegrationError as exc:
+        obstacle = exc
+        return lambda letter: _put_off(letter, obstacle, services)
+    hashes = {
+        member.id: services.hash_address(member.email) if member.email else "" for member in members.values()
+    }
+    suppressed = services.suppressions.reasons(
+        site, [(letter.member, hashes.get(letter.member, "")) for letter in letters]
+    )
+
+    def see_through(letter: ClaimedLetter) -> None:
+        try:
+            _deliver(letter, home, members, subscriptions, suppressed.get(letter.member, {}), services)
+        except LostLeaseError:
+            log.warning("letter.lease_lost", extra=_fields(letter))
+        except IntegrationError as exc:
+            _put_off(letter, exc, services)
+
+    return see_through
+
+
+def _deliver(
+    letter: ClaimedLetter,
+    site: Site,
+    members: Mapping[MemberId, Member],
+    subscriptions: Mapping[str, Subscription],
+    suppressed: Mapping[str, str],
+    services: Services,
+) -> None:
+    """Decide, write, send and record one letter. Raises what kept it from going out."""
+    member = members.get(letter.member)
+    subscription = subscriptions.get(member.email.lower()) if member else None
+    reason = reason_to_skip(
+        letter.purpose,
+        member,
+        subscription,
+        suppressed=suppressed.get("all")
+        or (suppressed.get("promotional") if letter.purpose is Purpose.PROMOTIONAL else None),
+        policy=services.automations.policy,
+        sender=services.letterhead.sender,
+    )
+    if reason is None and letter.look_again:
+        reason = lost_ground(
+            letter.trigger, services.wix.get_membership(letter.site, letter.group, letter.member)
+        )
+    if reason is not None or member is None:
+        _skip(letter, reason or "no such member", services)
+        return
+
+    head = services.letterhead
+    address_hash = services.hash_address(member.email)
+    unsubscribe_url = ""
+    if letter.purpose is Purpose.PROMOTIONAL:
+        token = services.tokens.issue(UnsubscribeClaim(letter.site, letter.member, address_hash))
+        unsubscribe_url = f"{head.public_url}/unsubscribe/{token}"
+    content = services.renderer.render(
+        letter.template,
+        {
+            **letter.context,
+            "member_name": member.first_name or member.nickname,
+            "site_name": site.name,
+            "site_url": site.url,
+            "unsubscribe_url": unsubscribe_url,
+            "postal_address": head.postal_address,
+        },
+        purpose=letter.purpose,
+        language=member.language or site.language or "en",
+    )
+    domain = head.email_from.rpartition("@")[2].rstrip("> ")
+    message_id = message_id_for(f"{letter.site}/{letter.row.key}", domain)
+    message = build_message(
+        content,
+        sender=head.email_from,
+        to=member.email,
+        message_id=message_id,
+        date=services.now(),
+        purpose=letter.purpose,
+        list_id=f"{letter.group}.{urlsplit(head.public_url).hostname or domain}",
+        unsubscribe_url=unsubscribe_url,
+        postal_address=head.postal_address,
+    )
+
+    def about_to_commit() -> None:
+        services.ledger.mark(
+            letter,
+            message_id=message_id,
+            address_hash=address_hash,
+            evidence=_evidence(subscription, services),
+        )
+
+    try:
+        reply = services.mail.send(_bare(head.email_from), member.email, message, about_to_commit)
+    except MailInDoubtError as exc:
+        services.ledger.doubt(letter, str(exc))
+        log.error("letter.in_doubt", extra=_fields(letter) | {"error": str(exc)})
+        return
+    except MailRefusedError as exc:
+        if exc.address_is_dead:
+            services.suppressions.suppress_address(letter.site, address_hash, f"the address is dead ({exc})")
+        services.ledger.fail(letter, str(exc))
+        log.warning("letter.refused", extra=_fields(letter) | {"error": str(exc)})
+        return
+    services.ledger.sent(letter, reply)
+    log.info("letter.sent", extra=_fields(letter))
+
+
+def _put_off(letter: ClaimedLetter, exc: IntegrationError, services: Services) -> None:
+    """Later, or never, by the type of what happened."""
+    age = services.now() - letter.created_at
+    try:
+        if isinstance(exc, RetryableError) and age < MAIL_GIVES_UP_AFTER:
+            delay_s = exc.retry_after_s or retry_delay_s(
+                letter.attempts, services.chance(), base_s=5.0, longest_s=4 * 3600.0
+            )
+            services.ledger.defer(letter, delay_s=delay_s, reason=str(exc), counts=exc.counts)
+            log.info(
+                "letter.deferred", extra=_fields(letter) | {"error": str(exc), "delay_s": round(delay_s, 1)}
+            )
+            return
+        services.ledger.fail(letter, str(exc))
+        level = logging.ERROR if isinstance(exc, PermanentError | ForbiddenError) else logging.WARNING
+        log.log(level, "letter.failed", extra=_fields(letter) | {"error": str(exc)})
+    except LostLeaseError:
+        log.warning("letter.lease_lost", extra=_fields(letter))
+
+
+def _skip(letter: ClaimedLetter, reason: str, services: Services) -> None:
+    services.ledger.skip(letter, reason)
+    log.info("letter.skipped", extra=_fields(letter) | {"reason": reason})
+
+
+def _site_or_nameless(site: SiteId, services: Services) -> Site:
+    """The site's name is decoration: without the permission to read it letters go out all the same."""
+    try:
+        return services.wix.get_site(site)
+    except PermanentError as exc:
+        log.warning("site.nameless", extra={"site": site, "error": str(exc)})
+        return Site(site)
+
+
+def _evidence(subscription: Subscription | None, services: Services) -> str:
+    """What Wix said of the reader's consent at the moment of sending (GDPR, article 7(1))."""
+    said = f"{subscription.status}, {subscription.deliverability}" if subscription else "no record"
+    return f"Wix at {services.now().isoformat(timespec='seconds')}: {said}"
+
+
+def _bare(sender: str) -> str:
+    return parseaddr(sender)[1]
+
+
+def _fields(letter: ClaimedLetter) -> dict[str, object]:
+    return {
+        "letter_id": letter.id,
+        "site": letter.site,
+        "group": letter.group,
+        "member": letter.member,
+        "automation": letter.row.automation,
+    }

@@ -1,0 +1,62 @@
+"""Pay what we owe Wix: approve, reject, unsubscribe. Each may be asked twice; Wix ends in the same state."""
+
+from __future__ import annotations
+
+import logging
+
+from core.errors import IntegrationError, LostLeaseError, RetryableError
+from core.letters import retry_delay_s
+from integrations.store.outbox import OwedCall
+from tasks.claims import work_off
+from tasks.services import Services
+
+log = logging.getLogger(__name__)
+
+LONGEST_DELAY_S = 60.0
+"""An opt-out reaches Wix within two minutes after Wix comes back."""
+
+
+def pay_outbox(services: Services, *, batch: int = 20, for_s: float = 5.0) -> bool:
+    """Make due calls for about `for_s`; True when more are left."""
+    return work_off(
+        services.outbox.claim, lambda call: _pay(call, services), services.outbox.give_back, batch, for_s
+    )
+
+
+def _pay(call: OwedCall, services: Services) -> None:
+    fields = {"site": call.site, "kind": call.kind, "group": call.group, "member": call.member}
+    try:
+        note = _ask_wix(call, services)
+        services.outbox.end(call, "void" if note else "done", note)
+        log.info("outbox.void" if note else "outbox.done", extra=fields | {"reason": note})
+    except LostLeaseError:
+        log.warning("outbox.lease_lost", extra=fields)
+    except RetryableError as exc:
+        delay_s = min(
+            LONGEST_DELAY_S,
+            exc.retry_after_s
+            or retry_delay_s(call.attempts, services.chance(), base_s=1.0, longest_s=LONGEST_DELAY_S),
+        )
+        services.outbox.postpone(call, delay_s=delay_s, reason=str(exc), counts=exc.counts)
+        log.warning("outbox.postponed", extra=fields | {"error": str(exc), "delay_s": round(delay_s, 1)})
+    except IntegrationError as exc:
+        services.outbox.end(call, "failed", str(exc))
+        log.error("outbox.failed", extra=fields | {"error": str(exc)})
+
+
+def _ask_wix(call: OwedCall, services: Services) -> str | None:
+    """Make the call; a text says why it had become pointless."""
+    if call.site in services.journal.removed_sites([call.site]):
+        return "the app was removed from this site"
+    if call.kind == "approve":
+        services.wix.approve_requests(call.site, call.group, [call.member])
+    elif call.kind == "reject":
+        services.wix.reject_requests(call.site, call.group, [call.member], call.text)
+    elif call.kind == "unsubscribe":
+        member = services.wix.get_members(call.site, [call.member]).get(call.member)
+        if member is None or not member.email:
+            return "the member is gone from Wix, or has no address"
+        services.wix.unsubscribe(call.site, member.email)
+    else:
+        return f"unknown kind {call.kind}"
+    return None

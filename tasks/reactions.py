@@ -1,0 +1,176 @@
+"""What Usher does about an event: read the present state from Wix, and say what follows. Nothing is written here.
+
+An event is a hint that something changed. It may be late, doubled or overtaken, so the truth is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from core.automations import TRIGGERS, Outcome, applicable, weigh
+from core.community import Answer, Group, MemberId
+from core.consent import Purpose
+from core.errors import ForbiddenError, PermanentError, RetryableError
+from core.events import Details, Event
+from core.letters import Effects, PlannedLetter, StopLetters, WixCall, letter_key, lost_ground
+from tasks.services import Services
+
+Reaction = Callable[[Event, Details, Services], Effects]
+
+
+class NotYetError(RetryableError):
+    """Wix does not show yet what the event told: its read side may lag some seconds behind."""
+
+
+def apply_automations(event: Event, details: Details, services: Services) -> Effects:
+    """Plan the letters and decisions that the automations file wants for this event.
+
+    Refusals are planned too, as rows with their reason. Raises NotYetError while Wix may still lag.
+    """
+    trigger = TRIGGERS[event.type]
+    rules = services.automations
+    if not any(trigger in automation.on for automation in rules.automations):
+        return Effects(ignored=f"no automation listens to {trigger}")
+    if event.site in services.journal.removed_sites([event.site]):
+        return Effects(ignored="the app was removed from this site")
+    age_s = (services.now() - event.occurred_at).total_seconds()
+    if age_s > rules.policy.max_age_s:
+        return Effects(ignored=f"{age_s / 86400:.1f} days old; `max_age` would allow it")
+    if details.group is None or details.member is None:
+        raise PermanentError(f"the event names no {'group' if details.group is None else 'member'}")
+
+    group = services.wix.get_group(event.site, details.group)
+    if group is None:
+        if age_s < services.settle_s:
+            raise NotYetError("Wix does not know the group yet", retry_after_s=3.0, counts=False)
+        return Effects(ignored="Wix does not know the group")
+    listening = applicable(rules, trigger, event.site, group)
+    if not listening:
+        return Effects(ignored=f"no automation listens to {trigger} in this group")
+
+    standing = services.wix.get_membership(event.site, details.group, details.member)
+    gone = lost_ground(trigger, standing)
+    if gone and standing.status == "none" and age_s < services.settle_s:
+        raise NotYetError(f"Wix does not show it yet ({gone})", retry_after_s=3.0, counts=False)
+    place = _Place(group, details.member, details.joined_at, details.reason)
+    answers: tuple[Answer, ...] | None = ()
+    unread = ""
+    if gone is None and any(automation.answers for automation in listening):
+        try:
+            answers = services.wix.list_answers(event.site, group.id, [place.member]).get(place.member, ())
+        except ForbiddenError as exc:
+            answers, unread = None, f": {exc}"
+    outcomes = [
+        replace(outcome, reason=outcome.reason + unread) if not outcome.applies else outcome
+        for outcome in weigh(listening, answers)
+    ]
+    return Effects(
+        letters=tuple(
+            _letter(event, place, trigger, outcome, gone, services)
+            for outcome in outcomes
+            if outcome.automation.email
+        ),
+        calls=tuple(
+            _decision(event, place, outcome)
+            for outcome in outcomes
+            if outcome.applies and outcome.automation.decide and gone is None and standing.status == "pending"
+        ),
+    )
+
+
+def forget_person(event: Event, details: Details, services: Services) -> Effects:
+    """A privacy request: stop everything, erase what is kept, never write again."""
+    del event, services
+    if details.member is None:
+        return Effects(ignored="an erasure that names no member")
+    return Effects(forget=details.member)
+
+
+def stop_letters_of_member(event: Event, details: Details, services: Services) -> Effects:
+    del event, services
+    if details.member is None:
+        raise PermanentError("the event names no member")
+    return Effects(stop=(StopLetters("the member was deleted at Wix", member=details.member),))
+
+
+def stop_letters_of_group(event: Event, details: Details, services: Services) -> Effects:
+    del event, services
+    if details.group is None:
+        raise PermanentError("the event names no group")
+    return Effects(stop=(StopLetters("the group was deleted", group=details.group),))
+
+
+def connect_site(event: Event, details: Details, services: Services) -> Effects:
+    del event, details, services
+    return Effects(site_state="active")
+
+
+def disconnect_site(event: Event, details: Details, services: Services) -> Effects:
+    del event, details, services
+    return Effects(site_state="removed", stop=(StopLetters("the app was removed from this site"),))
+
+
+def _letter(
+    event: Event,
+    place: _Place,
+    trigger: str,
+    outcome: Outcome,
+    gone: str | None,
+    services: Services,
+) -> PlannedLetter:
+    automation = outcome.automation
+    once = _which_join(event, place, services) if automation.once_per == "join" and gone is None else None
+    return PlannedLetter(
+        key=letter_key(place.group.id, place.member, automation.name, once),
+        group=place.group.id,
+        member=place.member,
+        automation=automation.name,
+        trigger=trigger,
+        purpose=automation.purpose or Purpose.PROMOTIONAL,
+        template=automation.email or "",
+        due_at=max(services.now(), event.occurred_at + timedelta(seconds=automation.after_s)),
+        context={
+            "group_name": place.group.name,
+            "reason": place.reason,
+            "matched": [hit.term for hit in outcome.match.hits] if outcome.match else [],
+        },
+        look_again=automation.after_s > 0,
+        reason=gone or (None if outcome.applies else outcome.reason),
+    )
+
+
+def _which_join(event: Event, place: _Place, services: Services) -> datetime:
+    """Tells one joining from the next. The date in the group's list is the same whichever event told of it."""
+    if place.joined_at is not None:
+        return place.joined_at
+    if TRIGGERS[event.type] in ("join_approved", "role_assigned"):
+        listed = services.wix.get_joined_at(event.site, place.group.id, place.member)
+        if listed.joined_at is not None:
+            return listed.joined_at
+    return event.occurred_at
+
+
+def _decision(event: Event, place: _Place, outcome: Outcome) -> WixCall:
+    automation = outcome.automation
+    # One decision for one request: a later request of the same person is another event, and decided anew.
+    return WixCall(
+        key=f"decide:{place.group.id}:{place.member}:{event.occurred_at.replace(microsecond=0).isoformat()}",
+        kind=automation.decide or "flag",
+        group=place.group.id,
+        member=place.member,
+        automation=automation.name,
+        text=automation.reason,
+        reason=outcome.reason,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Who and where, known to be there."""
+
+    group: Group
+    member: MemberId
+    joined_at: datetime | None
+    reason: str = field(repr=False)
