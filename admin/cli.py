@@ -15,7 +15,7 @@ app = typer.Typer(
     help="Self-hosted worker for Wix Groups: the right letter to the right person, once, with consent.",
     no_args_is_help=True,
     add_completion=True,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
 )
 automations_app = typer.Typer(help="The automations file: check it, try it.", no_args_is_help=True)
 webhook_app = typer.Typer(help="Deliveries, as Wix sends them.", no_args_is_help=True)
@@ -52,7 +52,7 @@ def demo(
     ] = False,
 ) -> None:
     """Play a community's day on embedded parts and show the letters that came out."""
-    from admin.demo import play
+    from admin.demo.play import play
 
     sys.exit(play(once=once))
 

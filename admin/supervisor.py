@@ -37,6 +37,7 @@ class Child:
     arguments: Sequence[str]
     env: Mapping[str, str]
     log_to: Path | None = None
+    cwd: Path | None = None
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
@@ -45,6 +46,7 @@ class Child:
             # A session of its own: Ctrl-C reaches the parent alone, which ends the children in order.
             self.process = subprocess.Popen(  # noqa: S603 (our own modules, no shell)
                 [sys.executable, "-m", *self.arguments],
+                cwd=self.cwd,
                 env={**self.env, "PYTHONPATH": str(ROOT)},
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from core.automations import TRIGGERS, Outcome, applicable, weigh
-from core.community import Answer, Group, MemberId
+from core.community import Answer, Group, MemberId, Membership
 from core.consent import Purpose
 from core.errors import ForbiddenError, PermanentError, RetryableError
 from core.events import Details, Event
@@ -50,10 +50,12 @@ def apply_automations(event: Event, details: Details, services: Services) -> Eff
     if not listening:
         return Effects(ignored=f"no automation listens to {trigger} in this group")
 
-    standing = services.wix.get_membership(event.site, details.group, details.member)
-    gone = lost_ground(trigger, standing)
-    if gone and standing.status == "none" and age_s < services.settle_s:
-        raise NotYetError(f"Wix does not show it yet ({gone})", retry_after_s=3.0, counts=False)
+    standing, gone = Membership("none"), _never_again(event, details.member, services)
+    if gone is None:
+        standing = services.wix.get_membership(event.site, details.group, details.member)
+        gone = lost_ground(trigger, standing)
+        if gone and standing.status == "none" and age_s < services.settle_s:
+            raise NotYetError(f"Wix does not show it yet ({gone})", retry_after_s=3.0, counts=False)
     place = _Place(group, details.member, details.joined_at, details.reason)
     answers: tuple[Answer, ...] | None = ()
     unread = ""
@@ -66,17 +68,27 @@ def apply_automations(event: Event, details: Details, services: Services) -> Eff
         replace(outcome, reason=outcome.reason + unread) if not outcome.applies else outcome
         for outcome in weigh(listening, answers)
     ]
+    calls = tuple(
+        _decision(event, place, outcome)
+        for outcome in outcomes
+        if outcome.applies and outcome.automation.decide and gone is None and standing.status == "pending"
+    )
+    # Nobody is thanked for a request, or offered a class, in the moment a rule turns them away.
+    decliner = next((call.automation for call in calls if call.kind == "reject"), None)
+
+    def reason(outcome: Outcome) -> str | None:
+        if gone or not outcome.applies:
+            return gone or outcome.reason
+        declined = decliner and outcome.automation.name != decliner
+        return f'"{decliner}" declines the request' if declined else None
+
     return Effects(
         letters=tuple(
-            _letter(event, place, trigger, outcome, gone, services)
+            _letter(event, place, outcome, reason(outcome), services)
             for outcome in outcomes
             if outcome.automation.email
         ),
-        calls=tuple(
-            _decision(event, place, outcome)
-            for outcome in outcomes
-            if outcome.applies and outcome.automation.decide and gone is None and standing.status == "pending"
-        ),
+        calls=calls,
     )
 
 
@@ -115,19 +127,18 @@ def disconnect_site(event: Event, details: Details, services: Services) -> Effec
 def _letter(
     event: Event,
     place: _Place,
-    trigger: str,
     outcome: Outcome,
-    gone: str | None,
+    reason: str | None,
     services: Services,
 ) -> PlannedLetter:
     automation = outcome.automation
-    once = _which_join(event, place, services) if automation.once_per == "join" and gone is None else None
+    once = _which_join(event, place, services) if automation.once_per == "join" and reason is None else None
     return PlannedLetter(
         key=letter_key(place.group.id, place.member, automation.name, once),
         group=place.group.id,
         member=place.member,
         automation=automation.name,
-        trigger=trigger,
+        trigger=TRIGGERS[event.type],
         purpose=automation.purpose or Purpose.PROMOTIONAL,
         template=automation.email or "",
         due_at=max(services.now(), event.occurred_at + timedelta(seconds=automation.after_s)),
@@ -137,8 +148,13 @@ def _letter(
             "matched": [hit.term for hit in outcome.match.hits] if outcome.match else [],
         },
         look_again=automation.after_s > 0,
-        reason=gone or (None if outcome.applies else outcome.reason),
+        reason=reason,
     )
+
+
+def _never_again(event: Event, member: MemberId, services: Services) -> str | None:
+    """A person who was forgotten is not even asked about."""
+    return services.suppressions.reasons(event.site, [(member, "")]).get(member, {}).get("all")
 
 
 def _which_join(event: Event, place: _Place, services: Services) -> datetime:

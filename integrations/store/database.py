@@ -82,7 +82,8 @@ class Database:
                 pool_pre_ping=True,
                 connect_args={
                     "connect_timeout": max(1, int(timeout_s)),
-                    "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+                    "options": f"{self.url.query.get('options', '')}"
+                    f" -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
                     f" -c idle_in_transaction_session_timeout={4 * milliseconds} -c synchronous_commit=on",
                 },
                 hide_parameters=True,

@@ -1,0 +1,245 @@
+"""Words to look for, and the answers people gave: a match says which word was met in the answer to which question.
+
+Text is folded into words with one space between and around them, and a term into the same form. Whole words,
+phrases over punctuation and prefixes are then plain substrings, which one automaton finds in one pass however
+many terms there are. Terms are words, never regular expressions.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, lru_cache
+
+from ahocorasick_rs import AhoCorasick
+
+from core.community import Answer
+
+LONGEST_ANSWER = 300
+"""Characters Wix takes as an answer (wix/groups.md, section 3)."""
+_READ_AT_MOST = 5_000  # characters of whatever comes instead
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One term that was met. `kind` is the list it stands in: "any", "all" or "none"."""
+
+    term: str
+    question: str = field(repr=False)
+    kind: str = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """`reason` is a sentence for people; it quotes terms and questions, never answers."""
+
+    matched: bool
+    reason: str
+    hits: tuple[Hit, ...] = ()
+
+
+@dataclass(frozen=True)
+class AnswerRule:
+    """What answers must hold: one of `any`, every one of `all`, nothing of `none` (which wins).
+
+    With both, `any` and `all` must be met. All answers of one person count together, but a phrase lies
+    within one. `question` leaves only answers to questions whose text contains it. Without an answer
+    nothing matches, not even a rule that holds only `none`.
+    """
+
+    any: tuple[str, ...] = ()
+    all: tuple[str, ...] = ()
+    none: tuple[str, ...] = ()
+    question: str = ""
+
+    def match(self, answers: Sequence[Answer]) -> Match:
+        """Look for the terms. The first call builds the automaton, so keep the rule as long as the file."""
+        if not answers:
+            return Match(False, "no answers given")
+        if self.question:
+            wanted = _fold_question(self.question).strip()
+            answers = [answer for answer in answers if wanted in _fold_question(answer.question)]
+            if not answers:
+                return Match(False, f"no answer to a question with {_quote(self.question)}")
+        met = self._met(answers)
+        if not met and self.any:
+            return self._nothing_of_any  # what most answers come to, made once
+        hits = tuple(Hit(term, question, kind) for (kind, term), question in met.items())
+        if refused := [hit for hit in hits if hit.kind == "none"]:
+            return Match(False, f"{_places(refused)} (none)", hits)
+        if missing := [term for term in self.all if ("all", term) not in met]:
+            return Match(False, f"no answer matched {_quoted(missing)} (all)", hits)
+        if self.any and all(hit.kind != "any" for hit in hits):
+            return replace(self._nothing_of_any, hits=hits)
+        if hits:
+            return Match(True, _places(hits), hits)
+        return Match(
+            bool(self.none), f"no answer matched {_quoted(self.none)} (none)" if self.none else "no terms"
+        )
+
+    def contradictions(self) -> Iterator[tuple[str, str, str]]:
+        """Terms that can never count, because wherever they are met a term of `none` is met too.
+
+        Yields the list ("any" or "all"), the term, and the term of `none`.
+        """
+        blockers = [(pattern, term) for term in self.none if (pattern := _pattern(term))]
+        if not blockers:
+            return
+        automaton = AhoCorasick([pattern for pattern, _ in blockers])
+        for kind, terms in (("any", self.any), ("all", self.all)):
+            for term in terms:
+                if found := automaton.find_matches_as_indexes(_pattern(term)):
+                    yield kind, term, blockers[found[0][0]][1]
+
+    def _met(self, answers: Sequence[Answer]) -> dict[tuple[str, str], str]:
+        """(list, term) -> the question in whose answer it was met first."""
+        automaton, terms = self._automaton
+        met: dict[tuple[str, str], str] = {}
+        for answer in answers:
+            for index, _, _ in automaton.find_matches_as_indexes(fold(answer.text), overlapping=True):
+                for key in terms[index]:
+                    met.setdefault(key, answer.question)
+        return met
+
+    @cached_property
+    def _automaton(self) -> tuple[AhoCorasick, list[list[tuple[str, str]]]]:
+        """The automaton of all patterns, and for each pattern the (list, term) pairs it stands for."""
+        by_pattern: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for kind, terms in (("any", self.any), ("all", self.all), ("none", self.none)):
+            for term in terms:
+                if pattern := _pattern(term):
+                    by_pattern[pattern].append((kind, term))
+        return AhoCorasick(list(by_pattern)), list(by_pattern.values())
+
+    @cached_property
+    def _nothing_of_any(self) -> Match:
+        return Match(False, f"no answer matched {_quoted(self.any)}")
+
+
+def problem_with_term(term: str) -> str | None:
+    """Why this cannot be looked for; None when it can. AnswerRule itself lets such a term match nothing."""
+    plain = unicodedata.normalize("NFKC", term).strip()
+    if len(term) > LONGEST_ANSWER:
+        return f"is longer than any answer ({LONGEST_ANSWER} characters)"
+    if not _pattern(term):
+        return "holds no word: letters or digits are looked for, and symbols only separate them"
+    if "*" in plain[:-1]:
+        return "a `*` may stand only at the very end"
+    if plain.endswith("*") and unicodedata.category(plain[-2])[0] not in "LMN":
+        return "a `*` must stand directly after a word"
+    return None
+
+
+def fold(text: str) -> str:
+    """The words of a text, one space between and around them, in the one form all spellings share.
+
+    NFKC, case and accents folded; punctuation, symbols and emoji separate words. In scripts without
+    spaces every character is a word, so that a term matches anywhere.
+    """
+    text = unicodedata.normalize("NFKC", text[:_READ_AT_MOST])
+    table = _common() if text.isascii() or not _BEYOND_COMMON.search(text) else _RARER
+    text = f" {text.translate(table)} "
+    while "  " in text:
+        text = text.replace("  ", " ")
+    return text
+
+
+_fold_question = lru_cache(maxsize=1024)(fold)  # a group asks everybody the same few questions
+
+
+def _pattern(term: str) -> str:
+    """A term as it is found in folded text: " sun salutation ", or " pilat" for "pilat*"; "" without a word."""
+    words = unicodedata.normalize("NFKC", term).strip()
+    folded = fold(words.removesuffix("*"))
+    if folded == " ":
+        return ""
+    return folded.rstrip() if words.endswith("*") else folded
+
+
+_COMMON_END = 0x2070
+_BEYOND_COMMON = re.compile(f"[{chr(_COMMON_END)}-\U0010ffff]")
+
+
+@cache
+def _common() -> list[str]:
+    """Folded characters by code point, up to typographic punctuation: a list translates a third faster."""
+    return [_fold_character(code) for code in range(_COMMON_END)]
+
+
+class _Rarer(dict[int, str]):
+    def __missing__(self, code: int) -> str:
+        return self.setdefault(code, _fold_character(code))
+
+
+_RARER = _Rarer()
+
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff"  # Thai, Lao, Myanmar, Khmer
+    "\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3040-\u30ff\u31f0-\u31ff"  # Han marks and numerals, Kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U0001b000-\U0001b16f\U00020000-\U0003ffff]"  # Han, old Kana
+)
+_NO_DECOMPOSITION = {
+    "ı": "i", "ł": "l", "ø": "o", "đ": "d", "ħ": "h", "æ": "ae", "œ": "oe",  # letters with a stroke, ligatures
+    "ـ": "",  # tatweel only stretches an Arabic word
+    "ʼ": " ", "ʻ": " ",  # apostrophes that Unicode counts as letters: as all other apostrophes
+    "\u200b": " ",  # zero width space: invisible, but it ends a word
+}  # fmt: skip
+
+
+def _fold_character(code: int) -> str:
+    """What one character of NFKC text becomes: its plain letters, " " for what separates, "" for marks."""
+    letters = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", chr(code)).casefold())
+    folded = ""
+    for letter in letters:
+        category = unicodedata.category(letter)
+        if letter in _NO_DECOMPOSITION:
+            folded += _NO_DECOMPOSITION[letter]
+        elif category in ("Cf", "Me") or letter in _VARIATION_SELECTORS or _is_accent(letter):
+            continue
+        elif category[0] in "LMN":
+            folded += letter
+        else:
+            folded += " "
+    folded = unicodedata.normalize("NFC", folded)
+    return f" {folded} " if _UNSPACED.match(folded) else folded
+
+
+_VARIATION_SELECTORS = frozenset(map(chr, (0x34F, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+
+
+def _is_accent(letter: str) -> bool:
+    """A mark that readers do without. The vowel signs of Indic scripts, Thai and Kana's voicing are none.
+
+    By canonical combining class (Unicode, UAX 44 table 15): overlays, Hebrew and Arabic points, and
+    everything attached, above or below; 0 and 7 to 9 and the fixed classes above 36 make other letters.
+    """
+    place = unicodedata.combining(letter)
+    return place == 1 or 10 <= place <= 36 or place >= 200
+
+
+def _places(hits: Sequence[Hit]) -> str:
+    """'"yoga" in the answer to "Which class?", "pilates" in an answer', three at most."""
+    places = [
+        f"{_quote(hit.term)} in "
+        + (f"the answer to {_quote(hit.question)}" if hit.question.strip() else "an answer")
+        for hit in hits[:3]
+    ]
+    return ", ".join(places) + _and_more(len(hits) - 3)
+
+
+def _quoted(texts: Sequence[str]) -> str:
+    """'"yoga", "pilates" and 3 more': ten at most, each at most 80 characters, on one line."""
+    return ", ".join(_quote(text) for text in texts[:10]) + _and_more(len(texts) - 10)
+
+
+@lru_cache(maxsize=1024)
+def _quote(text: str) -> str:
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return f'"{line}"' if len(line) <= 80 else f'"{line[:79]}…"'
+
+
+def _and_more(count: int) -> str:
+    return f" and {count} more" if count > 0 else ""

@@ -1,0 +1,112 @@
+"""Where in a TOML document a key stands. The standard library's reader gives values without positions."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+
+Path = tuple[str | int, ...]
+"""Keys and list positions from the top: ("automation", 0, "answers", "any", 2)."""
+
+_PART = re.compile(
+    r"""[ \t]+ | \#[^\n]*
+    | (?P<part> \n
+    | \"{3} (?:\\.|[^\\])*? \"{3,5} | '{3} .*? '{3,5}
+    | " (?:\\.|[^"\\\n])* " | ' [^'\n]* '
+    | [\[\]{}=,.]
+    | [^\s\#\[\]{}=,."']+ )""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def find_lines(text: str) -> dict[Path, int]:
+    """The line (from 1) of every table, key and list element of a document that tomllib accepts.
+
+    Raises RecursionError for values nested very deeply.
+    """
+    return _Document(text).lines
+
+
+class _Document:
+    def __init__(self, text: str) -> None:
+        self.lines: dict[Path, int] = {}
+        self._tables: dict[Path, int] = {}  # [[arrays of tables]] -> how many so far
+        self._parts = _parts(text.replace("\r\n", "\n"))
+        self._part, self._line = next(self._parts)
+        table: Path = ()
+        while self._part:
+            if self._part == "[":
+                table = self._header()
+            elif self._part != "\n":
+                self._key_and_value(table)
+            self._take()
+
+    def _take(self) -> str:
+        """Step to the next part and return the one left behind; "" is the end."""
+        taken = self._part
+        self._part, self._line = next(self._parts, ("", 0))
+        return taken
+
+    def _header(self) -> Path:
+        line = self._line
+        self._take()
+        if is_array := self._part == "[":
+            self._take()
+        path: Path = ()
+        keys = self._keys()
+        for position, key in enumerate(keys, start=1):
+            path += (key,)
+            if is_array and position == len(keys):
+                self._tables[path] = self._tables.get(path, 0) + 1
+            self.lines.setdefault(path, line)
+            if path in self._tables:
+                path += (self._tables[path] - 1,)
+                self.lines.setdefault(path, line)
+        self._skip_to("\n")
+        return path
+
+    def _key_and_value(self, path: Path) -> None:
+        line = self._line
+        for key in self._keys():
+            path += (key,)
+            self.lines.setdefault(path, line)
+        self._take()  # =
+        self._value(path)
+
+    def _keys(self) -> list[str]:
+        keys = []
+        while self._part not in ("=", "]"):
+            if (part := self._take()) != ".":
+                keys.append(tomllib.loads(f"key = {part}")["key"] if part[0] in "\"'" else part)
+        return keys
+
+    def _value(self, path: Path) -> None:
+        closing = {"[": "]", "{": "}"}.get(self._part)
+        if closing is None:
+            self._skip_to("\n", ",", "]", "}")
+            return
+        is_list, count = self._take() == "[", 0
+        while self._part != closing:
+            if self._part in ("\n", ","):
+                self._take()
+            elif is_list:
+                self.lines[*path, count] = self._line
+                self._value((*path, count))
+                count += 1
+            else:
+                self._key_and_value(path)
+        self._take()
+
+    def _skip_to(self, *ends: str) -> None:
+        while self._part and self._part not in ends:
+            self._take()
+
+
+def _parts(text: str) -> Iterator[tuple[str, int]]:
+    line = 1
+    for match in _PART.finditer(text):
+        if part := match["part"]:
+            yield part, line
+            line += part.count("\n")
+    yield "", line

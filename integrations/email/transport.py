@@ -1,0 +1,432 @@
+"""How a letter goes: by the URL of the setting EMAIL_URL. SMTP is spoken here step by step, because the ledger
+has to know the moment before the final dot; what a reply means is in replies.py.
+
+The rule behind the errors: nothing of a letter counts as sent before its final dot went out, so everything that
+breaks until then is deferred. After the dot only a reply settles it; without one, the letter is in doubt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email
+import email.policy
+import os
+import re
+import smtplib
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TextIO, overload
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from core.errors import (
+    ConfigError,
+    MailDeferredError,
+    MailInDoubtError,
+    MailRefusedError,
+    PermanentError,
+)
+from core.ports import MailPort
+from integrations.email.message import wire_address
+from integrations.email.replies import Kind, classify
+
+CONNECT_TIMEOUT_S = 10.0
+IDLE_S = 20.0  # submission servers hang up on an idle client after 30 s (the strict ones) to 5 minutes
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class EmailUrl:
+    """EMAIL_URL, understood. `connections` and `per_second` are kept by whoever paces the letters."""
+
+    scheme: str
+    host: str = ""
+    port: int = 0
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    starttls: bool = False
+    connections: int = 1
+    per_second: float | None = None
+    timeout_s: float = 30.0
+    """For each command; tarpits like to answer late."""
+    reply_timeout_s: float = 600.0
+    """For the reply to the final dot (RFC 5321 section 4.5.3.2.6): giving up early is what makes doubles."""
+
+
+def parse_email_url(url: str) -> EmailUrl:
+    """Raises ValueError with a message that names the mistake and never holds the password."""
+    url = url.strip()
+    scheme = url.partition(":")[0].lower()
+    if scheme not in TRANSPORTS:
+        raise ValueError(f"must start with {', '.join(f'{known}:' for known in TRANSPORTS)}")
+    if scheme == "console":
+        if url.lower() not in ("console:", "console://"):
+            raise ValueError("console: takes nothing after it")
+        return EmailUrl("console")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:  # its message may quote the password
+        host, port = "", None
+    else:
+        if port is None and re.search(r":[^\]]*$", parts.netloc.rpartition("@")[2]):
+            host = ""
+    # A password with / ? # or @ in it makes the rest of the URL fall apart somewhere here.
+    if (
+        not re.fullmatch(r"[A-Za-z0-9._:-]+", host)
+        or port == 0
+        or parts.path not in ("", "/")
+        or parts.fragment
+        or "@" in parts.query
+    ):
+        raise ValueError(
+            f"is not {scheme}://user:password@host:port"
+            " (write / ? # @ : and % in the password as %2F %3F %23 %40 %3A %25)"
+        )
+    options = _options(parts.query)
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if bool(user) != bool(password):
+        raise ValueError("needs both a user and a password, or neither")
+    return EmailUrl(
+        scheme=scheme,
+        host=host,
+        port=port or (465 if scheme == "smtps" else 587),
+        user=user,
+        password=password,
+        starttls=_wants_starttls(scheme, host, options.get("tls", "auto"), has_password=bool(password)),
+        connections=int(_number(options, "connections", 1, 1, 100, whole=True)),
+        per_second=_number(options, "per_second", None, 0.001, 100_000),
+        timeout_s=_number(options, "timeout_s", 30.0, 1, 600),
+        reply_timeout_s=_number(options, "reply_timeout_s", 600.0, 1, 3600),
+    )
+
+
+def _options(query: str) -> dict[str, str]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    known = ("tls", "connections", "per_second", "timeout_s", "reply_timeout_s")
+    for name in options:
+        if name not in known:
+            # Shortened, in case it is half a password after all.
+            raise ValueError(f"has an unknown option {name[:16]!r} (known: {', '.join(known)})")
+    return options
+
+
+@overload
+def _number(
+    options: Mapping[str, str], name: str, default: float, low: float, high: float, *, whole: bool = False
+) -> float: ...
+@overload
+def _number(
+    options: Mapping[str, str], name: str, default: None, low: float, high: float, *, whole: bool = False
+) -> float | None: ...
+def _number(
+    options: Mapping[str, str],
+    name: str,
+    default: float | None,
+    low: float,
+    high: float,
+    *,
+    whole: bool = False,
+) -> float | None:
+    if name not in options:
+        return default
+    text = options[name]
+    if (
+        not re.fullmatch(r"\d{1,6}" if whole else r"\d{1,6}(\.\d{1,6})?", text)
+        or not low <= float(text) <= high
+    ):
+        raise ValueError(
+            f"option {name} must be a {'whole ' if whole else ''}number from {low:g} to {high:g}, not {text!r}"
+        )
+    return float(text)
+
+
+def _wants_starttls(scheme: str, host: str, tls: str, *, has_password: bool) -> bool:
+    """Without being told otherwise, only this machine's own mail server is spoken to in clear."""
+    if tls not in ("auto", "require", "off"):
+        raise ValueError("option tls must be auto, require or off")
+    if tls == "off" and (has_password or scheme == "smtps"):
+        raise ValueError(
+            "option tls=off does not go with a password or smtps: passwords never travel in clear"
+        )
+    if scheme == "smtps" or tls == "off":
+        return False
+    return tls == "require" or has_password or host.lower() not in _LOOPBACK
+
+
+def mail_from_url(url: str) -> MailPort:
+    """Raises ConfigError. Connects to nothing yet."""
+    try:
+        parsed = parse_email_url(url)
+    except ValueError as exc:
+        raise ConfigError("Letters cannot be sent:", [f"EMAIL_URL {exc}"]) from None
+    return TRANSPORTS[parsed.scheme](parsed)
+
+
+class SmtpMail:
+    """One kept SMTP connection for this process. Threads take turns; a forked child opens its own."""
+
+    def __init__(self, url: EmailUrl, *, tls_context: ssl.SSLContext | None = None) -> None:
+        self._url = url
+        self._tls = tls_context
+        self._smtp: smtplib.SMTP | None = None
+        self._forget()
+
+    def send(self, envelope_from: str, to: str, message: bytes, about_to_commit: Callable[[], None]) -> str:
+        """As MailPort says."""
+        envelope_from = _wire(envelope_from, "the sender") if envelope_from else ""
+        to = _wire(to, "the recipient")
+        # A bare CR or LF means different things to different servers; none leaves here.
+        body = re.sub(rb"\r\n|\r|\n", b"\r\n", message)
+        body = re.sub(rb"^\.", b"..", body, flags=re.MULTILINE)
+        if not body.endswith(b"\r\n"):
+            body += b"\r\n"
+        if self._pid != os.getpid():
+            self._forget()
+        if not self._turn.acquire(timeout=self._url.reply_timeout_s):
+            raise MailDeferredError("the connection to the mail server is busy", counts=False)
+        try:
+            return self._send(envelope_from, to, body, about_to_commit)
+        except (MailDeferredError, MailRefusedError):
+            raise  # the connection is where it was before, or closed
+        except BaseException:
+            self._drop()  # a time limit in the middle of a body must not leave its rest to the next letter
+            raise
+        finally:
+            self._used_at = time.monotonic()
+            self._turn.release()
+
+    def close(self) -> None:
+        if self._pid != os.getpid():
+            self._forget()
+        with self._turn:
+            if self._smtp is not None:
+                with contextlib.suppress(*_BROKEN):  # gone already is what was asked for
+                    self._smtp.docmd("QUIT")
+            self._drop()
+
+    def _send(self, envelope_from: str, to: str, body: bytes, about_to_commit: Callable[[], None]) -> str:
+        smtp, sock = self._open_transaction(envelope_from, to, len(body))
+        self._expect(smtp, "RCPT", f"TO:<{to}>", wanted=2)
+        self._expect(smtp, "DATA", wanted=3)
+        try:
+            smtp.send(body)
+            early = _said_early(sock)
+            sock.settimeout(self._url.reply_timeout_s)
+        except _BROKEN as exc:
+            self._drop()
+            raise _hung_up(exc) from None
+        if early is not None:
+            self._drop()
+            raise _refusal("DATA", *early)
+        try:
+            about_to_commit()
+        except BaseException:
+            self._drop()  # without the dot: the server throws the letter away
+            raise
+        try:
+            smtp.send(b".\r\n")
+        except _BROKEN as exc:
+            # Three bytes leave this process whole or not at all, so this is still before the dot.
+            self._drop()
+            raise _hung_up(exc) from None
+        code, text = self._await_verdict(smtp)
+        sock.settimeout(self._url.timeout_s)
+        if code // 100 != 2:
+            raise _refusal("the letter", code, text)
+        return _printable(f"{code} {text}".replace(to, "<recipient>"))
+
+    def _await_verdict(self, smtp: smtplib.SMTP) -> tuple[int, str]:
+        try:
+            code, raw = smtp.getreply()
+        except _BROKEN as exc:
+            raise MailInDoubtError(f"no answer after the final dot ({type(exc).__name__})") from None
+        if code == 421 or code // 100 not in (2, 4, 5):
+            raise MailInDoubtError(f"the mail server said {code} after the final dot", code=str(code))
+        return code, raw.decode("utf-8", "replace")
+
+    def _open_transaction(self, envelope_from: str, to: str, size: int) -> tuple[smtplib.SMTP, socket.socket]:
+        """A connection that has accepted MAIL. A kept one may have died in its sleep: then a fresh one, once."""
+        if time.monotonic() - self._used_at > IDLE_S:
+            self._drop()
+        if self._smtp is not None:
+            try:
+                return self._begin(self._smtp, envelope_from, to, size)
+            except MailDeferredError:
+                if self._smtp is not None:  # it lives, and says "not now"
+                    raise
+        self._smtp = self._connect()
+        return self._begin(self._smtp, envelope_from, to, size)
+
+    def _begin(
+        self, smtp: smtplib.SMTP, envelope_from: str, to: str, size: int
+    ) -> tuple[smtplib.SMTP, socket.socket]:
+        options = f" SIZE={size}" if smtp.has_extn("size") else ""
+        smtp.command_encoding = "ascii"
+        if not (to.isascii() and envelope_from.isascii()):
+            if not smtp.has_extn("smtputf8"):
+                raise MailRefusedError(
+                    "the address is not written in ASCII, and the mail server takes no such addresses"
+                    " (it does not offer SMTPUTF8)",
+                    code="smtputf8",
+                )
+            options += " SMTPUTF8 BODY=8BITMIME"
+            smtp.command_encoding = "utf-8"
+        self._expect(smtp, "MAIL", f"FROM:<{envelope_from}>{options}", wanted=2)
+        if smtp.sock is None:
+            raise MailDeferredError("the mail server hung up")
+        return smtp, smtp.sock
+
+    def _connect(self) -> smtplib.SMTP:
+        """Nothing here is about the letter, so whatever goes wrong defers it: a wrong password must not use
+        letters up. Certificates are checked, and without the TLS we want nothing is said."""
+        url = self._url
+        context = self._tls or ssl.create_default_context()
+        name = socket.gethostname()  # smtplib's own choice may ask a silent DNS server
+        hello = name if re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name) else "[127.0.0.1]"
+        smtp: smtplib.SMTP | None = None
+        try:
+            if url.scheme == "smtps":
+                smtp = smtplib.SMTP_SSL(url.host, url.port, hello, timeout=CONNECT_TIMEOUT_S, context=context)
+            else:
+                smtp = smtplib.SMTP(url.host, url.port, hello, timeout=CONNECT_TIMEOUT_S)
+            if url.starttls:
+                smtp.starttls(context=context)
+            smtp.ehlo_or_helo_if_needed()
+            if url.user:
+                smtp.login(url.user, url.password)
+            if smtp.sock is not None:
+                smtp.sock.settimeout(url.timeout_s)
+        except BaseException as exc:
+            if smtp is not None:
+                smtp.close()
+            if not isinstance(exc, _BROKEN):
+                raise
+            raise _no_connection(exc) from None
+        return smtp
+
+    def _expect(self, smtp: smtplib.SMTP, command: str, arguments: str = "", *, wanted: int) -> None:
+        try:
+            code, raw = smtp.docmd(command, arguments)
+        except _BROKEN as exc:
+            self._drop()
+            raise _hung_up(exc) from None
+        if code // 100 == wanted:
+            return
+        try:
+            if code == 421 or code // 100 not in (4, 5) or smtp.docmd("RSET")[0] // 100 != 2:
+                self._drop()
+        except _BROKEN:
+            self._drop()
+        raise _refusal(command, code, raw.decode("utf-8", "replace"))
+
+    def _drop(self) -> None:
+        if self._smtp is not None:
+            self._smtp.close()
+        self._smtp = None
+
+    def _forget(self) -> None:
+        """Start without a connection; a parent's stays the parent's (closing our copy says nothing to the server)."""
+        self._pid = os.getpid()
+        self._turn = threading.Lock()
+        self._smtp = None
+        self._used_at = 0.0
+
+
+class ConsoleMail:
+    """Shows letters instead of sending them, for development. `stream` None is standard output."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+
+    def send(self, envelope_from: str, to: str, message: bytes, about_to_commit: Callable[[], None]) -> str:  # noqa: ARG002
+        """As MailPort says."""
+        letter = email.message_from_bytes(message, policy=email.policy.default)
+        text = letter.get_body(("plain",))
+        about_to_commit()
+        (self._stream or sys.stdout).write(
+            f"--- letter to {to}\nSubject: {letter['Subject']}\n\n{text.get_content() if text else ''}\n"
+        )
+        return "250 shown on the console"
+
+    def close(self) -> None:
+        pass
+
+
+TRANSPORTS: dict[str, Callable[[EmailUrl], MailPort]] = {
+    "smtp": SmtpMail,
+    "smtps": SmtpMail,
+    "console": lambda _: ConsoleMail(),
+}
+
+_BROKEN = (OSError, smtplib.SMTPException)
+
+
+def _wire(address: str, whose: str) -> str:
+    try:
+        return wire_address(address)
+    except PermanentError as exc:
+        raise MailRefusedError(f"{whose}: {exc}", code="address") from None
+
+
+def _said_early(sock: socket.socket) -> tuple[int, str] | None:
+    """What the server said before it was its turn, without waiting. A server that goes away during the body is
+    noticed here, while the letter can still be deferred."""
+    before = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        said = sock.recv(1024)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return None
+    finally:
+        sock.settimeout(before)
+    reply = re.match(rb"([45]\d\d)[ -]([^\r\n]*)", said)
+    if reply is None:
+        raise ConnectionResetError
+    return int(reply[1]), reply[2].decode("utf-8", "replace")
+
+
+def _refusal(command: str, code: int, text: str) -> MailDeferredError | MailRefusedError:
+    """Replies quote addresses; errors are logged, so they do not."""
+    reply = classify(code, text)
+    said = _printable(re.sub(r"\S*@\S*", "<address>", text))
+    message = f"the mail server answered {code} to {command}: {said}"
+    why = reply.enhanced or str(code)
+    if reply.kind is not Kind.REFUSED:
+        return MailDeferredError(message, code=why)
+    # What is said to MAIL is about us.
+    return MailRefusedError(message, address_is_dead=reply.address_is_dead and command != "MAIL", code=why)
+
+
+def _hung_up(exc: Exception) -> MailDeferredError:
+    return MailDeferredError(
+        f"the connection broke before the final dot ({type(exc).__name__})", code="connection"
+    )
+
+
+def _no_connection(exc: Exception) -> MailDeferredError:
+    match exc:
+        case smtplib.SMTPAuthenticationError():
+            return MailDeferredError(f"the login of EMAIL_URL was refused ({exc.smtp_code})", code="login")
+        case smtplib.SMTPResponseException():
+            return MailDeferredError(f"the mail server greeted with {exc.smtp_code}", code=str(exc.smtp_code))
+        case ssl.SSLCertVerificationError():
+            return MailDeferredError(
+                f"the mail server's certificate cannot be trusted: {exc.verify_message}", code="tls"
+            )
+        case ssl.SSLError():
+            return MailDeferredError(f"no TLS with the mail server ({type(exc).__name__})", code="tls")
+        case smtplib.SMTPNotSupportedError():
+            return MailDeferredError(f"the mail server lacks what EMAIL_URL asks for: {exc}", code="tls")
+        case _:
+            return MailDeferredError(
+                f"no connection to the mail server ({type(exc).__name__})", code="connection"
+            )
+
+
+def _printable(text: str) -> str:
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:300]

@@ -1,0 +1,72 @@
+"""The signed links under promotional letters, and the keyed hash by which a suppressed address is remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import idna
+from itsdangerous import BadData, URLSafeSerializer
+from itsdangerous.encoding import base64_decode, base64_encode
+
+from core.community import MemberId, SiteId
+from core.errors import AppError
+
+MAX_TOKEN_CHARACTERS = 1024
+
+
+class InvalidTokenError(AppError):
+    """Not a token of ours, or not all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribeClaim:
+    """Who stops getting promotional letters. `address_hash` is of the address the letter went to (hash_address)."""
+
+    site: SiteId
+    member: MemberId
+    address_hash: str
+
+
+class UnsubscribeTokens:
+    """Url-safe tokens without an end date: the law asks for 60 days, and people find old letters.
+
+    `previous` are keys that signed in the past and are still believed.
+    """
+
+    def __init__(self, secret_key: str, previous: Sequence[str] = ()) -> None:
+        self._serializer = URLSafeSerializer(
+            [*previous, secret_key],
+            salt="usher.unsubscribe",
+            signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
+        )
+
+    def issue(self, claim: UnsubscribeClaim) -> str:
+        return str(self._serializer.dumps([claim.site, claim.member, claim.address_hash]))
+
+    def read(self, token: str) -> UnsubscribeClaim:
+        """Raises InvalidTokenError."""
+        if not token.isascii() or len(token) > MAX_TOKEN_CHARACTERS:
+            raise InvalidTokenError("not a token of ours")
+        try:
+            signature = token.rpartition(".")[2].encode()
+            # Base64 leaves spare bits in the last character; only one spelling of a signature is ours.
+            if base64_encode(base64_decode(signature)) != signature:
+                raise InvalidTokenError("not a token of ours")
+            site, member, address_hash = self._serializer.loads(token)
+        except (BadData, TypeError, ValueError):
+            raise InvalidTokenError("not a token of ours") from None
+        return UnsubscribeClaim(SiteId(str(site)), MemberId(str(member)), str(address_hash))
+
+
+def hash_address(secret_key: str, address: str) -> str:
+    """32 hex characters, the same for every spelling of one address; worthless without the key."""
+    local, _, domain = address.strip().rpartition("@")
+    with contextlib.suppress(idna.IDNAError):  # an odd domain still has one spelling: its own
+        domain = idna.encode(domain, uts46=True).decode()
+    normal = f"{local}@{domain}".lower()
+    key = hmac.digest(secret_key.encode(), b"usher.address-hash", "sha256")
+    return hmac.new(key, normal.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:32]

@@ -1,0 +1,375 @@
+"""Wix over HTTP: one kept connection pool, one answer for each question, no waiting and no second tries.
+
+The queue above retries (RetryableError). The two repetitions here are no retries: a call refused with 401 goes
+out once with a new token, and one that the app may not make goes out once as the second identity.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, TypeVar
+
+import httpx
+from redis import Redis
+
+from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
+from core.errors import ForbiddenError, NotFoundError, PermanentError, RetryableError
+from core.ports import WixPort
+from integrations.wix import protocol
+from integrations.wix.auth import Tokens
+from integrations.wix.budget import Budget
+from integrations.wix.cache import ExpiringCache
+from integrations.wix.protocol import Call, ConflictError, Page, UnauthorizedError
+from integrations.wix.shared import SharedRedis
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+CALL_S = 30.0  # for a whole answer, however slowly it drips in; the timeouts below are for each read
+GROUP_S = 60.0
+SITE_S = 600.0
+REFUSED_S = 300.0  # so long a refused call goes to the second identity at once
+
+
+class WixClient(WixPort):
+    """All of Wix that the service uses; safe to share between threads, built once per process after the fork.
+
+    `redis` None: budget and tokens are this process's own. `api_key` is the second identity, which belongs to
+    the one site `api_key_site_id` (a Wix site id, not an app instance): it speaks for no other.
+    """
+
+    def __init__(
+        self,
+        api_url: str,
+        app_id: str,
+        app_secret: str,
+        *,
+        redis: Redis | None = None,
+        calls_per_minute: int = 180,
+        api_key: str = "",
+        api_key_site_id: str = "",
+        prefixes: Mapping[str, str] | None = None,
+        transport: httpx.BaseTransport | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`prefixes` replaces single entries of protocol.PREFIXES. `now` counts seconds from anywhere."""
+        self._http = _open_http(api_url, transport)
+        self._app_id = app_id
+        self._app_secret = app_secret
+        self._api_key = api_key
+        self._api_key_site_id = api_key_site_id
+        self._prefixes = {**protocol.PREFIXES, **(prefixes or {})}
+        self._now = now
+        shared = SharedRedis(redis, now)
+        self._budget = Budget(calls_per_minute, shared, now)
+        self._tokens = Tokens(app_id, app_secret, self._fetch_token, shared, now)
+        self._groups: ExpiringCache[tuple[SiteId, GroupId], Group] = ExpiringCache(now)
+        self._sites: ExpiringCache[SiteId, tuple[Site, str]] = ExpiringCache(now)
+        self._refused: ExpiringCache[tuple[SiteId, str], bool] = ExpiringCache(now)
+        self._bulk = False
+
+    def for_bulk(self) -> WixClient:
+        """The same client for work that may wait: its calls leave room for live events."""
+        view = copy.copy(self)
+        view._bulk = True
+        return view
+
+    def close(self) -> None:
+        self._http.close()
+
+    def get_site(self, site: SiteId) -> Site:
+        return self._get_site(site)[0]
+
+    def get_group(self, site: SiteId, group: GroupId) -> Group | None:
+        """At most a minute old."""
+        found = self._groups.get((site, group))
+        if found is None:
+            try:
+                found = protocol.read_group(self._ask(site, protocol.get_group(group)), group)
+            except NotFoundError:
+                return None
+            self._groups.put((site, group), found, GROUP_S)
+        return found
+
+    def get_membership(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
+        memberships = self._walk(site, partial(protocol.list_memberships, member), protocol.read_memberships)
+        try:
+            return next((found for id_, found in memberships if id_ == group), Membership("none"))
+        except (ForbiddenError, UnauthorizedError, NotFoundError):
+            return self.get_joined_at(site, group, member)
+
+    def get_joined_at(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
+        try:
+            for id_, membership in self.list_group_members(site, group):
+                if id_ == member:
+                    return membership
+            pending = any(id_ == member for id_ in self.list_join_requests(site, group))
+        except NotFoundError:
+            pending = False
+        return Membership("pending" if pending else "none")
+
+    def list_group_members(self, site: SiteId, group: GroupId) -> Iterator[tuple[MemberId, Membership]]:
+        """Everybody who is in, each once, newest first; asks Wix page by page."""
+        return self._walk(site, partial(protocol.list_group_members, group), protocol.read_group_members)
+
+    def list_join_requests(self, site: SiteId, group: GroupId, status: str = "PENDING") -> Iterator[MemberId]:
+        """Everybody whose request is in this state, each once, newest first; asks Wix page by page."""
+        requests = self._walk(
+            site,
+            partial(protocol.query_join_requests, group, status),
+            protocol.read_join_requests,
+        )
+        return (member for member, said in requests if said in (status, ""))
+
+    def list_answers(
+        self, site: SiteId, group: GroupId, members: Iterable[MemberId]
+    ) -> Mapping[MemberId, tuple[Answer, ...]]:
+        answers: dict[MemberId, tuple[Answer, ...]] = {}
+        for batch in protocol.batches(members):
+            answers.update(
+                self._walk(
+                    site,
+                    partial(protocol.list_answers, group, batch),
+                    protocol.read_answers,
+                    expected=len(batch),
+                )
+            )
+        return answers
+
+    def get_members(self, site: SiteId, members: Iterable[MemberId]) -> Mapping[MemberId, Member]:
+        found: dict[MemberId, Member] = {}
+        for batch in protocol.batches(members):
+            found.update(
+                self._walk(
+                    site,
+                    partial(protocol.query_members, batch),
+                    protocol.read_members,
+                    expected=len(batch),
+                )
+            )
+        return found
+
+    def get_subscriptions(self, site: SiteId, emails: Iterable[str]) -> Mapping[str, Subscription]:
+        """Where Wix has several records of one address, the strictest of them."""
+        found: dict[str, Subscription] = {}
+        for batch in protocol.batches(protocol.spellings(emails)):
+            for email, subscription in self._walk(
+                site,
+                partial(protocol.query_subscriptions, batch),
+                protocol.read_subscriptions,
+                expected=len(batch),
+            ):
+                known = found.get(email.lower(), subscription)
+                found[email.lower()] = protocol.stricter(known, subscription)
+        return found
+
+    def approve_requests(self, site: SiteId, group: GroupId, members: Iterable[MemberId]) -> None:
+        """Let them in; whoever is in already stays in."""
+        self._decide(
+            site,
+            group,
+            members,
+            partial(protocol.approve_requests, group),
+            lambda status: status == "joined",
+        )
+
+    def reject_requests(self, site: SiteId, group: GroupId, members: Iterable[MemberId], reason: str) -> None:
+        """Decline; nothing happens to whoever asks no longer. Of `reason` Wix takes 1000 characters."""
+        self._decide(
+            site,
+            group,
+            members,
+            partial(protocol.reject_requests, group, reason),
+            lambda status: status != "pending",
+        )
+
+    def unsubscribe(self, site: SiteId, email: str) -> None:
+        self._ask(site, protocol.unsubscribe(email))
+
+    def _decide(
+        self,
+        site: SiteId,
+        group: GroupId,
+        members: Iterable[MemberId],
+        call_for: Callable[[list[MemberId]], Call],
+        is_settled: Callable[[str], bool],
+    ) -> None:
+        for batch in protocol.batches(members):
+            try:
+                self._ask(site, call_for(batch))
+            except (NotFoundError, ConflictError) as exc:
+                # Perhaps a second try after an answer that got lost, or one of them changed their mind.
+                for member in batch:
+                    status = self.get_membership(site, group, member).status
+                    if is_settled(status):
+                        continue
+                    if len(batch) > 1:
+                        self._decide(site, group, [member], call_for, is_settled)
+                    elif status == "pending":
+                        raise RetryableError(
+                            f"{exc}; Wix still lists the request", request_id=exc.request_id, code=exc.code
+                        ) from exc
+                    else:
+                        raise
+
+    def _walk(
+        self,
+        site: SiteId,
+        call_at: Callable[[int], Call],
+        read: Callable[[Mapping[str, Any]], Page[K, V]],
+        expected: int | None = None,
+    ) -> Iterator[tuple[K, V]]:
+        """All items of a list, each key once, until a short page.
+
+        `expected` rows are all there can be. A page without anything new ends the list too: a list that
+        changes meanwhile repeats some rows, but never a whole page.
+        """
+        seen: set[K] = set()
+        offset = 0
+        while True:
+            page = read(self._ask(site, call_at(offset)))
+            new = {key: value for key, value in page.items if key not in seen}
+            yield from new.items()
+            seen |= new.keys()
+            if not new or page.is_last(offset):
+                return
+            offset += page.rows
+            if expected is not None and offset >= expected:
+                return
+
+    def _get_site(self, site: SiteId) -> tuple[Site, str]:
+        found = self._sites.get(site)
+        if found is None:
+            # As the app alone: the answer says whose site this is, so nobody else may be asked.
+            found = protocol.read_site(self._ask_as_app(site, protocol.get_app_instance()), site)
+            self._sites.put(site, found, SITE_S)
+        return found
+
+    def _ask(self, site: SiteId, call: Call) -> dict[str, Any]:
+        """As the app; and what Wix refuses to the app, as the second identity when it may speak for this site."""
+        if not self._refused.get((site, call.name)):
+            try:
+                return self._ask_as_app(site, call)
+            except (ForbiddenError, UnauthorizedError) as exc:
+                if isinstance(exc, UnauthorizedError) and call.name not in protocol.OFTEN_REFUSED:
+                    raise
+                if obstacle := self._obstacle_for_key(site):
+                    raise ForbiddenError(
+                        f"{exc}; {obstacle}",
+                        request_id=exc.request_id,
+                        code=exc.code,
+                    ) from exc
+                log.info("wix.second_identity", extra={"site": site, "call": call.name})
+                self._refused.put((site, call.name), True, REFUSED_S)
+        try:
+            return self._send(
+                site, call, {"authorization": self._api_key, "wix-site-id": self._api_key_site_id}
+            )
+        except (ForbiddenError, UnauthorizedError) as exc:
+            raise ForbiddenError(
+                f"{exc}, to the app and to WIX_API_KEY",
+                request_id=exc.request_id,
+                code=exc.code,
+            ) from exc
+
+    def _obstacle_for_key(self, site: SiteId) -> str:
+        """Why the second identity must not be used for this site; "" when it may.
+
+        The key reads and changes the site `wix-site-id`, whatever the app instance at hand. With several
+        sites it would answer about the wrong community, so Wix itself has to say that they are the same.
+        """
+        if not self._api_key or not self._api_key_site_id:
+            return "WIX_API_KEY and WIX_SITE_ID would allow it"
+        try:
+            wix_site_id = self._get_site(site)[1]
+        except PermanentError:
+            wix_site_id = ""
+        if not wix_site_id:
+            return "WIX_API_KEY is not used, because Wix does not say whether WIX_SITE_ID is this site"
+        if wix_site_id.lower() != self._api_key_site_id.lower():
+            return "WIX_API_KEY is not used, because WIX_SITE_ID is another site"
+        return ""
+
+    def _ask_as_app(self, site: SiteId, call: Call) -> dict[str, Any]:
+        token = self._tokens.current(site)
+        try:
+            return self._send(site, call, {"authorization": token})
+        except UnauthorizedError:
+            token = self._tokens.renewed(site, refused=token)
+        return self._send(site, call, {"authorization": token})
+
+    def _fetch_token(self, site: SiteId) -> tuple[str, float]:
+        try:
+            return protocol.read_token(
+                self._send(site, protocol.create_token(self._app_id, self._app_secret, site), {})
+            )
+        except PermanentError as exc:
+            # Of no special kind: a 404 here says nothing about the thing that is asked for afterwards.
+            raise PermanentError(
+                f"{exc}: Wix gives the app no token for this site; are WIX_APP_ID and WIX_APP_SECRET right, "
+                "and is the app installed there?",
+                request_id=exc.request_id,
+                code=exc.code,
+            ) from exc
+
+    def _send(self, site: SiteId, call: Call, identity: Mapping[str, str]) -> dict[str, Any]:
+        """One call within the budget."""
+        self._budget.take(site, bulk=self._bulk)
+        status, headers, body = self._exchange(call, identity)
+        try:
+            return protocol.decode(status, headers, body, call.name)
+        except RetryableError as exc:
+            if status == httpx.codes.TOO_MANY_REQUESTS or exc.retry_after_s is not None:
+                exc.retry_after_s = self._budget.pause(site, exc.retry_after_s)
+            raise
+
+    def _exchange(self, call: Call, identity: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+        give_up_at = self._now() + CALL_S
+        headers = dict(identity)
+        content = None
+        if call.body is not None:
+            headers["content-type"] = "application/json"
+            content = json.dumps(call.body).encode()
+        body = bytearray()
+        try:
+            with self._http.stream(
+                call.method,
+                self._prefixes[call.service] + call.path,
+                params=call.params or None,
+                content=content,
+                headers=headers,
+            ) as response:
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise RetryableError(
+                            f"{call.name}: Wix's answer is larger than {MAX_BODY_BYTES} bytes"
+                        )
+                    if self._now() > give_up_at:
+                        raise RetryableError(f"{call.name}: Wix's answer took longer than {CALL_S:.0f} s")
+        except httpx.RequestError as exc:
+            raise RetryableError(f"{call.name}: no answer from Wix ({type(exc).__name__})") from exc
+        return response.status_code, response.headers, bytes(body)
+
+
+def _open_http(api_url: str, transport: httpx.BaseTransport | None) -> httpx.Client:
+    return httpx.Client(
+        base_url=api_url,
+        timeout=httpx.Timeout(15, connect=5),
+        follow_redirects=False,
+        # Sites share the connections; what Wix sets for one must not be sent for another.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        # A stand-in for Wix on this machine is never behind the proxy that the environment may name.
+        mounts={f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")},
+        headers={"accept": "application/json", "user-agent": "usher"},
+        transport=transport,
+    )

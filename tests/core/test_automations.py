@@ -1,0 +1,649 @@
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core import events
+from core.automations import (
+    TRIGGERS,
+    Automation,
+    Automations,
+    applicable,
+    parse_automations,
+    parse_duration,
+    plan,
+    weigh,
+)
+from core.community import Answer, Group, GroupId, SiteId
+from core.consent import Policy, Purpose
+from core.errors import ConfigError
+from core.matching import AnswerRule
+
+SHIPPED = Path(__file__).parents[2] / "config" / "automations.toml"
+TEMPLATES = {"welcome", "yoga-offer", "request-received", "request-declined"}
+SITE = SiteId("site-1")
+GROUP = Group(GroupId("group-1"), "Yoga in Rome")
+
+PROMISED = """
+[policy]                        # optional
+onboarding_without_consent = false   # true: welcome people who never said yes or no (NOT_SET, PENDING, no record)
+max_age = "3d"                  # an event older than this is recorded, not acted on
+
+[[automation]]
+name = "welcome"                # unique; part of the once-only key
+on = ["member_added"]           # member_added, member_removed, join_requested, join_approved, …
+purpose = "onboarding"          # or "promotional"
+email = "welcome"               # a folder of templates/email/
+groups = ["*"]                  # optional: group ids, or globs on the group's name
+sites = ["*"]                   # optional: app instance ids
+after = "0s"                    # optional: wait this long ("3d"), then look again whether it still applies
+once_per = "member"             # or "join": again when somebody comes back
+
+[[automation]]
+name = "yoga-offer"
+on = ["join_requested"]
+purpose = "promotional"
+email = "yoga-offer"
+[automation.answers]            # membership answers decide
+any = ["yoga", "pilates", "sun salutation"]   # words or phrases; a trailing * matches any ending
+all = []
+none = ["no yoga"]              # a hit here wins
+question = ""                   # optional: only answers to questions whose text contains this
+
+[[automation]]
+name = "let-teachers-in"
+on = ["join_requested"]
+decide = "approve"              # approve, reject (with reason = "…"), or flag for a person
+[automation.answers]
+any = ["certified teacher"]
+"""
+
+
+def test_the_promised_file_is_read_into_values():
+    assert parse_automations(PROMISED, templates=TEMPLATES) == Automations(
+        Policy(onboarding_without_consent=False, max_age_s=3 * 86400),
+        (
+            Automation("welcome", frozenset({"member_added"}), Purpose.ONBOARDING, "welcome"),
+            Automation(
+                "yoga-offer",
+                frozenset({"join_requested"}),
+                Purpose.PROMOTIONAL,
+                "yoga-offer",
+                answers=AnswerRule(any=("yoga", "pilates", "sun salutation"), none=("no yoga",)),
+            ),
+            Automation(
+                "let-teachers-in",
+                frozenset({"join_requested"}),
+                decide="approve",
+                answers=AnswerRule(any=("certified teacher",)),
+            ),
+        ),
+    )
+
+
+def test_the_shipped_file_has_no_mistake():
+    automations = parse_automations(SHIPPED.read_text(encoding="utf-8"), templates=TEMPLATES).automations
+    assert {a.email for a in automations if a.email} == TEMPLATES
+    assert [a.decide for a in automations if a.decide] == ["reject", "flag", "approve"]
+
+
+def test_an_empty_file_does_nothing():
+    assert parse_automations("# nothing yet") == Automations(Policy(), ())
+
+
+def test_what_is_set_is_kept():
+    automation = parse_automations(
+        dedent("""\
+        \ufeffpolicy = { onboarding_without_consent = true, max_age = "1w" }
+        [[automation]]
+        name = "a"
+        on = ["join_requested", "join_requested"]
+        decide = "reject"
+        reason = "Sorry."
+        email = "x"
+        purpose = "onboarding"
+        groups = ["Yoga*", "g1"]
+        sites = ["s1"]
+        after = "1d12h"
+        once_per = "join"
+        answers.all = ["a"]
+        answers.question = "Which"
+        """).replace("\n", "\r\n")
+    )
+    assert automation == Automations(
+        Policy(onboarding_without_consent=True, max_age_s=7 * 86400),
+        (
+            Automation(
+                "a",
+                frozenset({"join_requested"}),
+                Purpose.ONBOARDING,
+                "x",
+                "reject",
+                "Sorry.",
+                ("Yoga*", "g1"),
+                ("s1",),
+                36 * 3600,
+                "join",
+                AnswerRule(all=("a",), question="Which"),
+            ),
+        ),
+    )
+
+
+def problems_of(text: str, **options) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_automations(text, file="f.toml", **options)
+    return list(caught.value.problems)
+
+
+GOOD = {"name": '"a"', "on": '["join_requested"]', "purpose": '"onboarding"', "email": '"welcome"'}
+
+
+def an_automation(**changes: str | None) -> str:
+    """One automation, each key on a line of its own from line 2: name, on, purpose, email, then the changes."""
+    values = {**GOOD, **changes}
+    return "\n".join(["[[automation]]", *(f"{key} = {value}" for key, value in values.items() if value), ""])
+
+
+def assert_names(problem: str, line: int, field: str, what: str, got: str) -> None:
+    assert problem.startswith(f"f.toml:{line}: {field}: ")
+    assert what in problem
+    assert problem.endswith(f" (got {got})")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line", "field", "what", "got"),
+    [
+        ({"name": None}, 1, "automation.name", "is missing", "nothing"),
+        ({"name": '""'}, 2, "automation.name", "must be 1 to 64 of a-z, 0-9, - and _, the", '""'),
+        ({"name": '"Café Día!"'}, 2, "automation.name", '"cafe-dia" would do', '"Café Día!"'),
+        ({"name": '"a:b"'}, 2, "automation.name", '"a-b" would do', '"a:b"'),
+        ({"name": "7"}, 2, "automation.name", 'must be a text in "quotes"', "7"),
+        ({"on": None}, 1, "automation.on", "is missing: it lists member_added,", "nothing"),
+        ({"on": "[]"}, 3, "automation.on", "is empty, so that this never applies: it", "[]"),
+        (
+            {"on": '"member_added"'},
+            3,
+            "automation.on",
+            "must be a list of texts in [brackets]",
+            '"member_added"',
+        ),
+        (
+            {"on": '[\n"member_added",\n"Member_Remove"]'},
+            5,
+            "automation.on",
+            'did you mean "member_removed"?',
+            '"Member_Remove"',
+        ),
+        (
+            {"on": '["member_added",\n1979-05-27]'},
+            4,
+            "automation.on",
+            'must be a text in "quotes"',
+            '"1979-05-27"',
+        ),
+        ({"purpose": None}, 1, "automation.purpose", "is missing: with `email` it must be", "nothing"),
+        ({"purpose": '"promotion"'}, 4, "automation.purpose", 'did you mean "promotional"?', '"promotion"'),
+        ({"email": None}, 1, "automation", "does nothing: `email` and `decide` are both", "nothing"),
+        (
+            {"email": '"../etc"'},
+            5,
+            "automation.email",
+            "must be the name of a folder in templates/email/",
+            '"../etc"',
+        ),
+        ({"decide": '"aprove"'}, 6, "automation.decide", 'did you mean "approve"?', '"aprove"'),
+        ({"decide": "true"}, 6, "automation.decide", 'must be a text in "quotes"', "true"),
+        (
+            {"decide": '"flag"', "on": '["join_requested",\n"join_approved"]'},
+            4,
+            "automation.on",
+            "leaves nothing to decide: `decide` goes with",
+            '"join_approved"',
+        ),
+        ({"reason": '"no"'}, 6, "automation.reason", 'has no effect without decide = "reject"', '"no"'),
+        (
+            {"decide": '"flag"', "reason": '"no"'},
+            7,
+            "automation.reason",
+            'has no effect without decide = "reject"',
+            '"no"',
+        ),
+        (
+            {
+                "decide": '"reject"',
+                "reason": f'"{"n" * 1001}"',
+            },
+            7,
+            "automation.reason",
+            "must be at most 1000 characters, and has 1001",
+            f'"{"n" * 78}…',
+        ),
+        (
+            {"decide": '"reject"', "reason": '"a\\u0000b"'},
+            7,
+            "automation.reason",
+            "must not hold control characters",
+            '"a\\u0000b"',
+        ),
+        ({"groups": "[]"}, 6, "automation.groups", "is empty, so that this never applies: leave", "[]"),
+        ({"sites": "[]"}, 6, "automation.sites", "is empty, so that this never applies: leave", "[]"),
+        ({"groups": '["a",\n" "]'}, 7, "automation.groups", "fits nothing", '" "'),
+        ({"after": "3"}, 6, "automation.after", "must be a length of time in quotes, such as", "3"),
+        ({"after": "true"}, 6, "automation.after", "must be a length of time in quotes, such as", "true"),
+        (
+            {"after": '"3 days"'},
+            6,
+            "automation.after",
+            "must be a length of time in quotes, such as",
+            '"3 days"',
+        ),
+        ({"after": '"-3d"'}, 6, "automation.after", "cannot be negative", '"-3d"'),
+        ({"after": '"366d"'}, 6, "automation.after", "must be at most 365d", '"366d"'),
+        (
+            {"after": '"1h"', "email": None, "purpose": None, "decide": '"flag"'},
+            4,
+            "automation.after",
+            "has no effect without `email`: only letters",
+            '"1h"',
+        ),
+        (
+            {"once_per": '"Join"'},
+            6,
+            "automation.once_per",
+            'must be member or join; did you mean "join"?',
+            '"Join"',
+        ),
+        ({"emial": '"x"'}, 6, "automation.emial", 'is not known here; did you mean "email"?', '"x"'),
+        ({'"od\\nd\\u2028"': "0xff"}, 6, "automation.od d ", "is not known here", "255"),
+        ({"any": '["x"]'}, 6, "automation.any", "is not known here: it belongs below", '["x"]'),
+        (
+            {"max_age": '"3d"'},
+            6,
+            "automation.max_age",
+            "is not known here: it belongs below [policy]",
+            '"3d"',
+        ),
+        (
+            {"answers": '["x"]'},
+            6,
+            "automation.answers",
+            "must be a table: write [automation.answers]",
+            '["x"]',
+        ),
+        (
+            {"answers": "{}"},
+            6,
+            "automation.answers",
+            "can never match: `any`, `all` and `none` are",
+            "nothing",
+        ),
+        (
+            {"answers": "{ any = [], all = [], none = [] }"},
+            6,
+            "automation.answers",
+            "can never match: `any`, `all` and `none` are",
+            "nothing",
+        ),
+        (
+            {"answers.any": '"yoga"'},
+            6,
+            "automation.answers.any",
+            "must be a list of texts in [brackets]",
+            '"yoga"',
+        ),
+        (
+            {"answers.any": '["a",\n"*"]'},
+            7,
+            "automation.answers.any",
+            "holds no word: letters or digits are looked",
+            '"*"',
+        ),
+        (
+            {"answers.all": '["a",\n"y*a"]'},
+            7,
+            "automation.answers.all",
+            "a `*` may stand only at the very end",
+            '"y*a"',
+        ),
+        (
+            {"answers.none": '["a",\n""]'},
+            7,
+            "automation.answers.none",
+            "holds no word: letters or digits are looked",
+            '""',
+        ),
+        (
+            {"answers.any": '["a",\n"Yóga"]', "answers.none": '["yoga"]'},
+            7,
+            "automation.answers.any",
+            'can never match: where it is met, "yoga" of',
+            '"Yóga"',
+        ),
+        (
+            {"answers.any": '["a"]', "answers.question": '"?"'},
+            7,
+            "automation.answers.question",
+            "must hold words of the question's text",
+            '"?"',
+        ),
+        (
+            {"answers.any": '["a"]', "answers.once_per": '"join"'},
+            7,
+            "automation.answers.once_per",
+            "is not known here: move it up, above",
+            '"join"',
+        ),
+        (
+            {"on": '["join_approved",\n"member_removed"]', "answers.any": '["a"]'},
+            4,
+            "automation.on",
+            "comes without answers: `answers` goes with",
+            '"member_removed"',
+        ),
+    ],
+)
+def test_each_mistake_is_named_with_line_field_and_value(changes, line, field, what, got):
+    (problem,) = problems_of(an_automation(**changes))
+    assert_names(problem, line, field, what, got)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field", "what", "got"),
+    [
+        ("\n[[policy]]\n", 2, "policy", "must be one table: write [policy], with", "[{}]"),
+        ("[policy]\nmax_age = 3", 2, "policy.max_age", "must be a length of time in quotes, such as", "3"),
+        (
+            "policy.max_age = '0s'",
+            1,
+            "policy.max_age",
+            "must be longer: no event would ever be acted on",
+            '"0s"',
+        ),
+        (
+            "[policy]\n\nonboarding_without_consent = 1",
+            3,
+            "policy.onboarding_without_consent",
+            "must be true or false",
+            "1",
+        ),
+        ("\n\n[automation]\nname = 'a'", 3, "automation", "must be a list of tables: write", '{"name": "a"}'),
+        ("automation = [\n1]", 2, "automation", "must be a list of tables: write", "1"),
+        ("[[automations]]", 1, "automations", 'is not known here; did you mean "automation"?', "[{}]"),
+        ("[answers]", 1, "answers", "is not known here: it belongs below an", "{}"),
+        ("\nx = 1.5", 2, "x", "is not known here", "1.5"),
+        (
+            "x = 0x" + "f" * 5000,
+            1,
+            "x",
+            "is not known here",
+            "a number of thousands of digits",
+        ),
+        ("x = '\ud800'", 1, "TOML", "holds half a character", "nothing"),
+    ],
+)
+def test_mistakes_around_automations_are_named_too(text, line, field, what, got):
+    (problem,) = problems_of(text)
+    assert_names(problem, line, field, what, got)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "got"),
+    [
+        ("a = 1\non = member_added\n", 2, "on = member_added"),
+        ("a = 1\nb = [1,\n2\n\n", 3, "2"),
+        ("a = 1\na = 2", 2, "a = 2"),
+        ("[a]\n\n[a] # again\nb = 1", 3, "[a] # again"),
+        ("a = 1\r\nb = x\r\nc = 1", 2, "b = x"),
+        ("a = 2020-13-01", 1, "a = 2020-13-01"),
+    ],
+)
+def test_what_is_no_toml_is_named_with_its_line(text, line, got):
+    (problem,) = problems_of(text)
+    assert problem.startswith(f"f.toml:{line}: TOML: ")
+    assert problem.endswith(f'(got "{got}")')
+
+
+def test_an_unknown_letter_is_named_with_the_nearest_one():
+    (problem,) = problems_of(an_automation(email='"welcom"'), templates=TEMPLATES)
+    assert_names(problem, 5, "automation.email", 'did you mean "welcome"?', '"welcom"')
+
+
+def test_a_second_automation_of_the_same_name_is_told_where_the_first_is():
+    problem = 'automation.name: must be unique, and is taken on line 2 (got "a")'
+    assert problems_of(an_automation() + an_automation()) == [f"f.toml:7: {problem}"]
+    on_one_line = "{ name = 'a', on = ['join_requested'], decide = 'flag' }"
+    problem = problem.replace("line 2", "line 1")
+    assert problems_of(f"automation = [{on_one_line}, {on_one_line}]") == [f"f.toml:1: {problem}"]
+
+
+def test_all_mistakes_are_named_at_once_in_the_order_of_the_lines():
+    text = an_automation(on='["x", 1]', groups="[]", **{"answers.any": '[1, "*"]'}) + "[policy]\nage = 1\n"
+    found = [problem.split(": ")[0:2] for problem in problems_of(text + an_automation(name="1"))]
+    assert found == [
+        ["f.toml:3", "automation.on"],
+        ["f.toml:3", "automation.on"],
+        ["f.toml:6", "automation.groups"],
+        ["f.toml:7", "automation.answers.any"],
+        ["f.toml:7", "automation.answers.any"],
+        ["f.toml:9", "policy.age"],
+        ["f.toml:11", "automation.name"],
+    ]
+
+
+def test_the_message_counts_the_mistakes():
+    with pytest.raises(ConfigError, match=r"^f.toml has 1 mistake\n  - f.toml:1: x: "):
+        parse_automations("x = 1", file="f.toml")
+    with pytest.raises(ConfigError, match=r"^automations.toml has 2 mistakes\n"):
+        parse_automations("x = 1\ny = 2")
+
+
+def test_values_nested_without_end_are_a_mistake_and_no_crash():
+    assert len(problems_of("x = " + "[" * 100_000 + "]" * 100_000)) == 1
+
+
+def test_numbers_without_end_are_a_mistake_and_no_crash():
+    assert len(problems_of("x = " + "9" * 5000)) == 1
+
+
+def test_decide_may_reject_without_a_reason_and_send_a_letter_too():
+    assert parse_automations(an_automation(decide='"reject"')).automations[0].reason == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0s", 0), ("90m", 5400), ("2h", 7200), ("3d", 259_200), ("1w", 604_800), ("1d12h", 129_600),
+     ("1w2d3h4m5s", 788_645), ("365d", 31_536_000), ("007s", 7)],
+)  # fmt: skip
+def test_lengths_of_time_are_read(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "3",
+        "d",
+        "3D",
+        "1.5h",
+        "1h1d",
+        "1d1d",
+        "3d ",
+        "3 d",
+        "1e3s",
+        "+3d",
+        "-1s",
+        "٣d",
+        "366d",
+        "9" * 5000 + "s",
+        "52w2d",
+        "3d\n",
+        "3days",
+    ],
+)
+def test_other_texts_are_no_lengths_of_time(text):
+    with pytest.raises(ValueError, match=r"must be|negative"):
+        parse_duration(text)
+
+
+def test_every_event_with_a_trigger_is_known_to_the_file():
+    assert TRIGGERS[events.MEMBER_JOINED] == TRIGGERS[events.MEMBER_ADDED] == "member_added"
+    assert TRIGGERS[events.MEMBER_LEFT] == TRIGGERS[events.MEMBER_REMOVED] == "member_removed"
+    on = "[" + ", ".join(f'"{trigger}"' for trigger in TRIGGERS.values()) + "]"
+    assert parse_automations(an_automation(on=on)).automations[0].on == set(TRIGGERS.values())
+
+
+def listening(name: str = "a", **changes) -> Automation:
+    return Automation(name, frozenset({"join_requested"}), **changes)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        ("*", True),
+        ("yoga*", True),
+        ("YOGA IN ROME", True),
+        ("yoga  in rome", True),
+        ("Ｙｏｇａ*", True),
+        ("yoga in [pr]ome", True),
+        ("group-1", True),
+        ("yoga", False),
+        ("group-*", False),
+        ("Pilates*", False),
+        ("", False),
+    ],
+)
+def test_groups_fit_by_glob_on_the_name_or_by_id(pattern, fits):
+    automations = Automations(automations=(listening(groups=("nothing", pattern)),))
+    assert bool(applicable(automations, "join_requested", SITE, GROUP)) is fits
+
+
+@pytest.mark.parametrize("name", ["Yoga [Rome]", "**Stars**", "What?", "a[", "[z-a]"])
+def test_a_name_with_signs_of_globs_fits_itself(name):
+    automations = Automations(automations=(listening(groups=(name,)),))
+    assert applicable(automations, "join_requested", SITE, Group(GroupId("g"), name.upper()))
+    assert not applicable(automations, "join_requested", SITE, Group(GroupId("g"), "Yoga"))
+
+
+def test_sites_fit_by_id_or_glob():
+    def found(*sites: str) -> bool:
+        return bool(
+            applicable(Automations(automations=(listening(sites=sites),)), "join_requested", SITE, GROUP)
+        )
+
+    assert found("other", "site-1")
+    assert found("SITE-*")
+    assert not found("site-2")
+
+
+def test_the_order_of_the_file_is_kept_and_other_triggers_are_left_out():
+    other = Automation("x", frozenset({"member_added"}))
+    automations = Automations(automations=(listening("b"), other, listening("a")))
+    assert [a.name for a in applicable(automations, "join_requested", SITE, GROUP)] == ["b", "a"]
+    assert applicable(automations, "nonsense", SITE, GROUP) == []
+
+
+YOGA = AnswerRule(any=("yoga",))
+GOLF = AnswerRule(any=("golf",))
+SAYS_YOGA = (Answer("What?", "yoga"),)
+
+
+def told(*automations: Automation, answers=SAYS_YOGA) -> list[tuple[bool, str]]:
+    outcomes = plan(Automations(automations=automations), "join_requested", SITE, GROUP, answers)
+    assert [outcome.automation for outcome in outcomes] == list(automations)
+    return [(outcome.applies, outcome.reason) for outcome in outcomes]
+
+
+def test_the_plan_tells_of_every_listening_automation_why_or_why_not():
+    assert told(listening("a"), listening("b", answers=YOGA), listening("c", answers=GOLF)) == [
+        (True, "applies to everybody"),
+        (True, '"yoga" in the answer to "What?"'),
+        (False, 'no answer matched "golf"'),
+    ]
+
+
+def test_the_plan_keeps_the_match():
+    (outcome,) = weigh([listening(answers=YOGA)], SAYS_YOGA)
+    assert outcome.match is not None
+    assert [hit.term for hit in outcome.match.hits] == ["yoga"]
+
+
+def test_the_first_decision_whose_answers_match_stands():
+    assert told(
+        listening("golfers", decide="reject", answers=GOLF),
+        listening("yogis", decide="flag", answers=YOGA),
+        listening("rest", decide="approve", email="welcome", purpose=Purpose.ONBOARDING),
+        listening("letter", email="welcome", purpose=Purpose.ONBOARDING),
+    ) == [
+        (False, 'no answer matched "golf"'),
+        (True, '"yoga" in the answer to "What?"'),
+        (False, '"yogis" decides: it stands before this one'),
+        (True, "applies to everybody"),
+    ]
+
+
+def test_answers_that_could_not_be_read_leave_later_decisions_to_a_person():
+    rest = listening("rest", decide="approve")
+    assert told(
+        listening("letter", answers=YOGA),
+        listening("golfers", decide="reject", answers=GOLF),
+        rest,
+        answers=None,
+    ) == [
+        (False, "the answers could not be read"),
+        (False, "the answers could not be read"),
+        (False, 'undecided: "golfers" stands before this one, and the answers could not be read'),
+    ]
+    assert told(rest, answers=None) == [(True, "applies to everybody")]
+
+
+def test_without_answers_a_rule_on_answers_does_not_apply():
+    assert told(listening(answers=YOGA), answers=()) == [(False, "no answers given")]
+
+
+lines = st.sampled_from(
+    [
+        *PROMISED.splitlines(),
+        "[[automation]]",
+        "[automation.answers]",
+        "on = []",
+        "name = 1",
+        "answers = 1",
+        "after = 'x'",
+        "[[automation.answers]]",
+        "[[policy]]",
+        "automation = [1, {}]",
+        "any = ['*', 'yoga', 1, '']",
+        "none = ['y*', 'yoga']",
+        "groups = [[]]",
+        "purpose = []",
+        "decide = {}",
+        "reason = 1",
+        "policy = 1",
+        "[automation]",
+        "max_age = ''",
+        "{",
+        '"""',
+    ]
+)
+
+
+@given(st.text(max_size=80) | st.lists(lines | st.text(max_size=20), max_size=20).map("\n".join))
+def test_any_text_is_read_or_refused_with_lines(text):
+    count = text.count("\n") + 1
+    problems: tuple[str, ...] = ()
+    try:
+        parse_automations(text, file="f")
+    except ConfigError as error:
+        problems = error.problems or ("a mistake without a line",)
+    for problem in problems:
+        file, line, what = problem.split(":", 2)
+        assert file == "f"
+        assert 1 <= int(line) <= count
+        assert what.endswith(")")
+        assert what.isprintable()
+        assert len(what) < 500

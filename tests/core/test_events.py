@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from core import events
+from core.community import SiteId
+from core.errors import MalformedEventError
+from core.events import Details, Event, EventId, open_delivery, parse_object, parse_time, read_details
+
+NOW = datetime(2026, 5, 3, 12, tzinfo=UTC)
+ADDED = "wix.social_groups.v2.group_member_added"
+
+
+def claims(data: object, event_type: str = ADDED, *, site: str = "site-1", **more: object) -> dict[str, Any]:
+    inner = data if isinstance(data, str) else json.dumps(data)
+    return {"data": json.dumps({"eventType": event_type, "instanceId": site, "data": inner}), **more}
+
+
+def opened(data: object, event_type: str = ADDED, **more: Any) -> Event:
+    return open_delivery(claims(data, event_type, **more), NOW)
+
+
+def details(payload: object, event_type: str = events.MEMBER_ADDED) -> Details:
+    text = payload if isinstance(payload, str) else json.dumps(payload)
+    return read_details(Event(EventId("e"), SiteId("s"), event_type, NOW, text))
+
+
+def test_an_event_is_known_by_wixs_own_id() -> None:
+    assert opened({"id": "e-1"}, iat=1).id == opened({"id": "e-1", "x": 2}, iat=2).id == "e-1"
+
+
+def test_without_an_id_the_same_words_from_the_same_site_are_the_same_event() -> None:
+    first = opened({"x": 1}, "PaidPlanChanged", iat=1)
+    again = opened({"x": 1}, "PaidPlanChanged", iat=2)  # signed anew for another attempt
+    others = [
+        opened({"x": 2}, "PaidPlanChanged"),
+        opened({"x": 1}, "PlanReactivated"),
+        opened({"x": 1}, "PaidPlanChanged", site="site-2"),
+    ]
+    assert first.id == again.id
+    assert len({first.id, *(other.id for other in others)}) == 4
+
+
+@pytest.mark.parametrize("event_type", ["AppInstalled", "AppRemoved"])
+def test_a_site_that_removes_the_app_again_is_heard_again(event_type: str) -> None:
+    """Both times the payload is the app's id and nothing else."""
+    spring, autumn = (opened({"appId": "a"}, event_type, iat=iat) for iat in (1_700_000_000, 1_710_000_000))
+    assert spring.id != autumn.id
+    assert spring.id == opened({"appId": "a"}, event_type, iat=1_700_000_000).id
+
+
+@pytest.mark.parametrize("bad_id", [None, 5, "", "a b", "a\nb", "é", "x" * 201, {"a": 1}, "\ud800"])
+def test_an_id_that_cannot_be_a_key_is_replaced_by_a_hash(bad_id: object) -> None:
+    assert opened({"id": bad_id}).id.startswith("sha256-")
+
+
+@pytest.mark.parametrize(
+    "iat", ["\ud800", {"a": []}, True, float("nan"), float("inf"), 10**300, -(10**30), None]
+)
+@pytest.mark.parametrize("event_type", ["AppRemoved", ADDED])
+def test_a_nonsense_iat_is_as_good_as_none(iat: object, event_type: str) -> None:
+    event = opened({}, event_type, iat=iat)
+    assert (event.occurred_at, event.id) == (NOW, opened({}, event_type).id)
+
+
+def test_the_time_is_the_events_own_then_the_tokens_then_the_arrival() -> None:
+    own = opened({"eventTime": "2026-05-03T11:20:01.926855Z"}, iat=0)
+    assert own.occurred_at == datetime(2026, 5, 3, 11, 20, 1, 926855, tzinfo=UTC)
+    assert opened({"eventTime": "soon"}, iat=60).occurred_at == datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
+    assert opened({}).occurred_at == NOW
+
+
+def test_the_time_is_always_utc() -> None:
+    arrival = NOW.astimezone(timezone(timedelta(hours=9)))
+    assert open_delivery(claims({}), arrival).occurred_at.tzinfo is UTC
+    assert opened({"eventTime": "2026-05-03T11:20:00+02:00"}).occurred_at.hour == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-05-03T11:20:00Z", datetime(2026, 5, 3, 11, 20, tzinfo=UTC)),
+        ("2026-05-03T11:20:00.123Z", datetime(2026, 5, 3, 11, 20, 0, 123000, tzinfo=UTC)),
+        ("2026-05-03T11:20:00.123456789Z", datetime(2026, 5, 3, 11, 20, 0, 123456, tzinfo=UTC)),
+        ("2026-05-03T13:20:00+02:00", datetime(2026, 5, 3, 11, 20, tzinfo=UTC)),
+        ("2026-05-03T11:20:00", datetime(2026, 5, 3, 11, 20, tzinfo=UTC)),
+        ("0001-01-01T00:00:00+14:00", None),
+        ("9999-12-31T23:59:59-14:00", None),
+        ("", None),
+        ("yesterday", None),
+        ("2" * 65, None),
+        (1_777_807_201, None),
+        (None, None),
+    ],
+)
+def test_a_time_is_read_as_wix_writes_it_or_not_at_all(text: object, expected: datetime | None) -> None:
+    assert parse_time(text) == expected
+
+
+def test_only_a_plain_true_is_a_privacy_request() -> None:
+    assert opened({"triggeredByAnonymizeRequest": True}).erasure
+    for value in (False, None, "false", 0):
+        assert not opened({"triggeredByAnonymizeRequest": value}).erasure
+
+
+def test_an_event_given_as_an_object_is_read_like_its_text() -> None:
+    data = json.dumps({"eventType": ADDED, "instanceId": "s", "data": {"id": "e-1", "x": "é"}})
+    event = open_delivery({"data": data}, NOW)
+    assert (event.id, json.loads(event.payload)["x"]) == ("e-1", "é")
+
+
+def test_a_payload_does_not_show_in_the_events_text() -> None:
+    assert "secret" not in repr(opened({"id": "e", "answer": "secret"}))
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", '{"a": NaN}', '{"a": [Infinity]}', '{"a": -Infinity}', "[]", "", "{", "1"]
+)
+def test_what_is_no_json_object_is_malformed(text: str) -> None:
+    with pytest.raises(MalformedEventError):
+        parse_object(text, "x")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '{"a": ' + "9" * 5000 + "}"])
+def test_json_made_to_hurt_is_malformed(text: str) -> None:
+    with pytest.raises(MalformedEventError):
+        parse_object(text, "x")
+
+
+PERSON = {"groupId": "g1", "groupMember": {"memberId": "m1", "role": {"value": "ADMIN"}}}
+OLD_PERSON = {"groupId": "g1", "groupMember": {"siteMemberId": "m1", "role": {"value": "ADMIN"}}}
+
+
+@pytest.mark.parametrize("body", [PERSON, OLD_PERSON], ids=["memberId", "siteMemberId"])
+@pytest.mark.parametrize("as_text", [False, True], ids=["object", "text"])
+@pytest.mark.parametrize("suffix", ["", "AsJson"])
+@pytest.mark.parametrize(
+    ("container", "key"),
+    [("actionEvent", "body"), ("createdEvent", "entity"), ("updatedEvent", "currentEntity")],
+)
+def test_every_generation_of_names_tells_the_same(
+    container: str, key: str, suffix: str, as_text: bool, body: dict[str, Any]
+) -> None:
+    value = json.dumps(body) if as_text else body
+    assert details({container: {key + suffix: value}}) == Details(group="g1", member="m1", role="ADMIN")  # type: ignore[arg-type]
+
+
+def test_the_group_of_a_new_request_is_its_entity_id() -> None:
+    payload = {"entityId": "g1", "createdEvent": {"entity": {"siteMemberId": "m1"}}}
+    found = details(payload, events.JOIN_REQUESTED)
+    assert (found.group, found.member) == ("g1", "m1")
+
+
+def test_the_entity_id_of_a_member_event_is_no_group() -> None:
+    payload = {"entityId": "m1", "actionEvent": {"body": {"groupMember": {"memberId": "m1"}}}}
+    assert details(payload).group is None
+
+
+def test_the_new_role_wins_over_the_one_inside_the_member() -> None:
+    body = {**PERSON, "role": {"value": "MEMBER"}}
+    assert details({"actionEvent": {"body": body}}, events.ROLE_ASSIGNED).role == "MEMBER"
+
+
+@pytest.mark.parametrize("name", ["memberId", "siteMemberId"])
+@pytest.mark.parametrize("value", [5, None, {}, [], "", "a b", "a\0b", "é", "x" * 201, True])
+def test_an_id_that_is_none_is_left_out(name: str, value: object) -> None:
+    assert details({"actionEvent": {"body": {"groupMember": {name: value}, "groupId": value}}}) == Details()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"actionEvent": None},
+        {"actionEvent": {"body": None}},
+        {"actionEvent": {"body": "no JSON"}},
+        {"actionEvent": {"body": "[" * 100_000}},
+        {"actionEvent": {"body": {"groupMember": "x", "role": "ADMIN"}}},
+        {"actionEvent": {"body": {"role": {"value": {"deep": 1}}, "requestDetails": []}}},
+        {"createdEvent": []},
+        {"entityId": {"x": 1}},
+    ],
+)
+@pytest.mark.parametrize("event_type", [events.MEMBER_ADDED, events.JOIN_REQUESTED, events.MEMBER_DELETED])
+def test_a_payload_without_names_names_nobody(payload: object, event_type: str) -> None:
+    assert details(payload, event_type) == Details()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{"])
+def test_a_payload_that_is_no_object_is_malformed(text: str) -> None:
+    with pytest.raises(MalformedEventError):
+        details(text)
+
+
+def test_a_reason_can_be_stored_and_sent_whatever_it_held() -> None:
+    body = {"joinGroupRequest": {"requestDetails": {"rejectionReason": "no\0pe \ud800 \U0001f600"}}}
+    reason = details({"actionEvent": {"body": body}}, events.JOIN_REJECTED).reason
+    assert reason == "nope ? \U0001f600"

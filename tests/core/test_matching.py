@@ -1,0 +1,255 @@
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.community import Answer
+from core.matching import AnswerRule, Hit, Match, fold, problem_with_term
+
+
+def met(term: str, text: str) -> bool:
+    return AnswerRule(any=(term,)).match([Answer("", text)]).matched
+
+
+@pytest.mark.parametrize(
+    ("term", "text"),
+    [
+        ("yoga", "I love yoga!"),
+        ("yoga", "YOGA"),
+        ("Yoga", "ＹＯＧＡ"),  # full width
+        ("yoga", "l'yoga"),
+        ("yoga", "l’yoga"),
+        ("yoga", "yoga_class"),
+        ("yoga", "🧘yoga🧘"),
+        ("yoga", "Yoga®, every day"),
+        ("yoga", "yo\u00adga"),  # soft hyphen
+        ("yoga", "\u202eyoga"),
+        ("yoga", "hot\u200byoga"),  # a space without width is a space
+        ("sun salutation", "the sun-salutation"),
+        ("sun salutation", "sun  salutation"),
+        ("sun salutation", "Sun\n… salutation"),
+        ("sun-salutation", "sun salutation"),
+        ("let's dance", "Let’s dance"),
+        ("café", "CAFE"),
+        ("cafe", "cafe\u0301"),
+        ("Übung", "ubung"),
+        ("Lodz", "Łódź"),
+        ("coeur", "Cœur"),
+        ("straße", "STRASSE"),
+        ("strasse", "Straße"),
+        ("fish", "ﬁsh"),
+        ("istanbul", "İSTANBUL"),
+        ("ISTANBUL", "istanbul"),
+        ("yıldız", "YILDIZ"),
+        ("οδος", "ΟΔΌΣ"),
+        ("еще", "ЕЩЁ"),
+        ("об'єднання", "обʼєднання"),
+        ("שלום", "שָׁלוֹם"),
+        ("מחול", "אוהבת מחול מאוד"),
+        ("سلام", "سَلَام"),
+        ("سلام", "ســـلام"),
+        ("احمد", "أحمد"),
+        ("요가", "저는 요가 좋아해요"),
+        ("요가", unicodedata.normalize("NFD", "요가")),
+        ("요가*", "요가를 좋아해요"),
+        ("योग", "मुझे योग पसंद है"),
+        ("瑜伽", "我想学瑜伽课程"),
+        ("yoga", "我想学yoga课程"),
+        ("yoga教室", "近くのYoga教室です"),
+        ("ヨガ", "ホットﾖｶﾞが好き"),
+        ("太阳 敬礼", "太阳、敬礼"),
+        ("โยคะ", "ฉันชอบเล่นโยคะทุกวัน"),
+        ("ໂຍຄະ", "ຂ້ອຍມັກໂຍຄະ"),
+        ("យូហ្គា", "ខ្ញុំចូលចិត្តយូហ្គាណាស់"),
+        ("ယောဂ", "ကျွန်တော်ယောဂကြိုက်တယ်"),
+        ("pilat*", "Pilates"),
+        ("pilat＊", "Pilates"),
+        ("pilates*", "pilates"),
+        ("sun sal*", "Sun-Salutations"),
+        ("zumba 2", "Zumba-2"),
+        ("c++", "I write C"),
+    ],
+)
+def test_a_term_is_met_however_the_answer_is_spelt(term, text):
+    assert met(term, text)
+
+
+@pytest.mark.parametrize(
+    ("term", "text"),
+    [
+        ("yoga", "yogalates"),
+        ("yoga", "hatayoga"),
+        ("yoga", "yoga2"),
+        ("yoga", "yog a"),
+        ("yoga", ""),
+        ("sun salutation", "sunsalutation"),
+        ("sun salutation", "sun and salutation"),
+        ("sun salutation", "salutation sun"),
+        ("pilat*", "copilates"),
+        ("sun* salutation", "suns salutation"),  # only the last word may be open
+        ("yo.a", "yoga"),  # never a regular expression
+        ("요가", "요가를"),
+        ("か", "が"),  # voicing makes another letter
+        ("कल", "कुल"),  # so does an Indic vowel sign
+        ("瑜伽", "瑜"),
+        ("*", "yoga"),
+        ("", "yoga"),
+        ("🧘", "🧘"),
+    ],
+)
+def test_a_term_is_not_met_in_other_words(term, text):
+    assert not met(term, text)
+
+
+def test_one_of_any_is_enough_and_the_reason_names_it_and_the_question():
+    rule = AnswerRule(any=("pilates", "yoga"))
+    match = rule.match([Answer("Which  class\nwould you like?", "Yoga, please")])
+    assert match == Match(
+        True,
+        '"yoga" in the answer to "Which class would you like?"',
+        (Hit("yoga", "Which  class\nwould you like?", "any"),),
+    )
+
+
+def test_an_answer_to_a_replaced_question_has_a_reason_without_it():
+    assert AnswerRule(any=("yoga",)).match([Answer("", "yoga")]).reason == '"yoga" in an answer'
+
+
+def test_when_nothing_of_any_is_met_the_reason_lists_the_terms():
+    match = AnswerRule(any=("yoga", "pilates")).match([Answer("Q", "golf")])
+    assert match == Match(False, 'no answer matched "yoga", "pilates"')
+
+
+def test_none_wins_over_any():
+    rule = AnswerRule(any=("yoga",), none=("no yoga",))
+    match = rule.match([Answer("Q", "yoga"), Answer("What not?", "No yoga, thanks")])
+    assert (match.matched, match.reason) == (False, '"no yoga" in the answer to "What not?" (none)')
+
+
+def test_all_needs_every_term_and_counts_all_answers_together():
+    rule = AnswerRule(all=("yoga", "rome"))
+    assert rule.match([Answer("What?", "yoga"), Answer("Where?", "Rome")]).matched
+    alone = rule.match([Answer("What?", "yoga")])
+    assert (alone.matched, alone.reason) == (False, 'no answer matched "rome" (all)')
+
+
+def test_any_and_all_together_must_both_be_met():
+    rule = AnswerRule(any=("yoga", "pilates"), all=("rome",))
+    assert rule.match([Answer("", "pilates in Rome")]).matched
+    assert rule.match([Answer("", "Rome")]).reason == 'no answer matched "yoga", "pilates"'
+    assert rule.match([Answer("", "yoga")]).reason == 'no answer matched "rome" (all)'
+
+
+def test_a_phrase_does_not_span_two_answers():
+    assert (
+        not AnswerRule(any=("sun salutation",)).match([Answer("", "sun"), Answer("", "salutation")]).matched
+    )
+
+
+def test_a_rule_with_only_none_matches_other_answers_but_not_silence():
+    rule = AnswerRule(none=("spam",))
+    assert rule.match([Answer("", "yoga")]) == Match(True, 'no answer matched "spam" (none)')
+    assert rule.match([]) == Match(False, "no answers given")
+
+
+def test_a_rule_without_terms_matches_nobody():
+    assert not AnswerRule().match([Answer("", "yoga")]).matched
+
+
+def test_only_answers_to_the_chosen_question_count():
+    rule = AnswerRule(any=("yoga",), question="CLASS")
+    assert rule.match([Answer("Which classes?", "yoga")]).matched
+    other = rule.match([Answer("Which sport?", "yoga")])
+    assert other == Match(False, 'no answer to a question with "CLASS"')
+
+
+def test_overlapping_terms_are_all_reported():
+    rule = AnswerRule(any=("hot yoga", "yoga class", "yoga", "yog*", "YOGA"))
+    assert {hit.term for hit in rule.match([Answer("", "hot yoga class")]).hits} == set(rule.any)
+
+
+def test_neighbouring_words_are_both_met():
+    assert AnswerRule(all=("hot", "yoga")).match([Answer("", "hot yoga")]).matched
+
+
+def test_a_reason_stays_short_and_on_one_line():
+    rule = AnswerRule(any=tuple(f"term{i} \n\0 {'x' * 200}" for i in range(50)))
+    reason = rule.match([Answer("", "golf")]).reason
+    assert reason.isprintable()
+    assert reason.endswith(" and 40 more")
+    assert len(reason) < 1000
+
+
+def test_a_reason_never_quotes_an_answer():
+    match = AnswerRule(any=("yoga",)).match([Answer("Q", "yoga, call me on 555")])
+    assert "555" not in repr(match)
+
+
+def test_a_very_long_answer_is_read_from_its_beginning():
+    assert met("yoga", "yoga " + "x" * 100_000)
+    assert not met("yoga", "x " * 100_000 + "yoga")
+
+
+@pytest.mark.parametrize(
+    ("term", "problem"),
+    [
+        ("yoga", None),
+        ("sun sal*", None),
+        ("瑜伽*", None),
+        (" yoga ", None),
+        ("", "holds no word"),
+        ("*", "holds no word"),
+        ("🧘 !", "holds no word"),
+        ("yo*ga", "only at the very end"),
+        ("yoga**", "only at the very end"),
+        ("*yoga", "only at the very end"),
+        ("yoga *", "directly after a word"),
+        ("yoga-*", "directly after a word"),
+        ("y" * 301, "longer than any answer"),
+    ],
+)
+def test_terms_that_cannot_be_looked_for_are_explained(term, problem):
+    found = problem_with_term(term)
+    assert found is None if problem is None else problem in (found or "")
+
+
+def test_terms_that_none_always_beats_are_found():
+    rule = AnswerRule(
+        any=("Yoga", "hot yoga", "yogis", "pilat*"), all=("pilates class",), none=("yoga", "pilates*", "yog")
+    )
+    assert list(rule.contradictions()) == [
+        ("any", "Yoga", "yoga"),
+        ("any", "hot yoga", "yoga"),
+        ("all", "pilates class", "pilates*"),
+    ]
+
+
+anything = st.text(st.characters(exclude_categories=()), max_size=60)  # half characters (Cs) too
+
+
+@given(anything)
+def test_folded_text_is_words_with_single_spaces_and_stays_so(text):
+    folded = fold(text)
+    assert folded.startswith(" ")
+    assert folded.endswith(" ")
+    assert "  " not in folded
+    assert fold(unicodedata.normalize("NFD", text)) == folded
+
+
+@given(
+    st.lists(anything, max_size=4), st.lists(anything, max_size=4), anything, st.lists(anything, max_size=3)
+)
+def test_no_text_makes_matching_fail(any_, none, question, answers):
+    rule = AnswerRule(tuple(any_), tuple(none), tuple(any_), question)
+    match = rule.match([Answer(text, text) for text in answers])
+    assert match.reason
+    list(rule.contradictions())
+
+
+@given(st.text(max_size=30), st.text(max_size=30), anything)
+def test_a_term_is_met_between_spaces_wherever_it_can_be_looked_for(before, after, term):
+    if problem_with_term(term) is None and "*" not in unicodedata.normalize("NFKC", term):
+        assert met(term, f"{before} {term} {after}")
+        assert met(term.casefold(), f"{before} {term} {after}")
+        assert met(term, f"{before}, {term.upper()}! {after}") or fold(term) != fold(term.upper())

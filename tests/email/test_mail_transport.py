@@ -1,0 +1,605 @@
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from smtp_servers import Conversation, MailServer, mail_server, scripted_server, self_signed
+
+from core.errors import ConfigError, MailDeferredError, MailInDoubtError, MailRefusedError
+from integrations.email import transport
+from integrations.email.transport import ConsoleMail, SmtpMail, mail_from_url, parse_email_url
+
+SENDER = "usher@example.org"
+ANA = "ana@example.com"
+LETTER = b"Subject: hello\r\n\r\nHello Ana\r\n"
+
+
+def nothing() -> None:
+    pass
+
+
+def smtp_to(port: int, options: str = "", **more: Any) -> SmtpMail:
+    return SmtpMail(parse_email_url(f"smtp://127.0.0.1:{port}{options}"), **more)
+
+
+def send(mail: SmtpMail, letter: bytes = LETTER, *, to: str = ANA) -> str:
+    return mail.send(SENDER, to, letter, nothing)
+
+
+# The kept connection
+
+
+def test_a_letter_arrives_with_its_envelope_and_the_reply_is_returned() -> None:
+    with mail_server() as server:
+        mail = smtp_to(server.port)
+        assert send(mail) == "250 2.0.0 queued as 1"
+        mail.close()
+    [letter] = server.letters
+    assert (letter.mail_from, letter.rcpt_tos, letter.content) == (SENDER, [ANA], LETTER)
+
+
+def test_many_letters_share_one_connection() -> None:
+    with mail_server() as server:
+        mail = smtp_to(server.port)
+        for _ in range(5):
+            send(mail)
+        mail.close()
+    assert (server.connections, len(server.letters)) == (1, 5)
+
+
+def test_nothing_connects_before_the_first_letter() -> None:
+    with mail_server() as server:
+        smtp_to(server.port).close()
+    assert server.connections == 0
+
+
+def test_a_connection_that_was_idle_for_long_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with mail_server() as server:
+        mail = smtp_to(server.port)
+        send(mail)
+        monkeypatch.setattr(transport, "IDLE_S", -1.0)
+        send(mail)
+        mail.close()
+    assert server.connections == 2
+
+
+def test_a_kept_connection_that_died_is_replaced_once_without_anybody_noticing() -> None:
+    def says_goodbye(talk: Conversation) -> None:
+        talk.open()
+        talk.hear_letter()
+        talk.say("250 ok")
+        talk.hear()
+        talk.say("421 4.4.2 idle for too long")
+
+    def works(talk: Conversation) -> None:
+        talk.open()
+        assert talk.hear_letter() == [LETTER[:16], b"\r\n", b"Hello Ana\r\n"]
+        talk.say("250 second")
+
+    with scripted_server(says_goodbye, works) as port:
+        mail = smtp_to(port)
+        send(mail)
+        assert send(mail) == "250 second"
+
+
+def test_a_fresh_connection_that_dies_at_mail_defers_the_letter() -> None:
+    def hangs_up(talk: Conversation) -> None:
+        talk.say("220 hello")
+        talk.hear()
+        talk.say("250 hello")
+        talk.hear()
+
+    with scripted_server(hangs_up) as port, pytest.raises(MailDeferredError):
+        send(smtp_to(port))
+
+
+def test_a_forked_child_opens_its_own_connection_and_leaves_the_parents_alone() -> None:
+    with mail_server() as server:
+        mail = smtp_to(server.port)
+        send(mail)
+        child = multiprocessing.get_context("fork").Process(target=send, args=(mail,))
+        child.start()
+        child.join(20)
+        assert child.exitcode == 0
+        send(mail)
+        mail.close()
+    assert (server.connections, len(server.letters)) == (2, 3)
+
+
+def test_threads_take_turns_on_the_one_connection() -> None:
+    with mail_server() as server:
+        mail = smtp_to(server.port)
+        threads = [threading.Thread(target=send, args=(mail,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        mail.close()
+    assert (server.connections, len(server.letters)) == (1, 8)
+
+
+# What goes over the wire
+
+
+@pytest.mark.parametrize(
+    ("sent", "arrived"),
+    [
+        (b"a\r\n.\r\nb\r\n", b"a\r\n.\r\nb\r\n"),
+        (b".\r\n", b".\r\n"),
+        (b"..a\r\n", b"..a\r\n"),
+        (b"a\n.\nMAIL FROM:<evil@example.com>\n", b"a\r\n.\r\nMAIL FROM:<evil@example.com>\r\n"),
+        (b"a\r.\rb", b"a\r\n.\r\nb\r\n"),
+        (b"no end of line", b"no end of line\r\n"),
+    ],
+)
+def test_no_line_of_a_letter_can_end_it(sent: bytes, arrived: bytes) -> None:
+    with mail_server() as server:
+        mail = smtp_to(server.port)
+        send(mail, sent)
+        mail.close()
+    assert [letter.content for letter in server.letters] == [arrived]
+
+
+@pytest.mark.parametrize(
+    "to", ["ana@example.com>\r\nRCPT TO:<x@example.com", "ana", "a b@example.com", "@", ""]
+)
+def test_what_is_no_address_is_refused_before_anything_is_said(to: str) -> None:
+    with mail_server() as server, pytest.raises(MailRefusedError) as failure:
+        send(smtp_to(server.port), to=to)
+    assert server.connections == 0
+    assert "RCPT" not in str(failure.value)
+
+
+def test_an_international_domain_goes_out_in_a_labels() -> None:
+    with mail_server(enable_SMTPUTF8=False) as server:
+        mail = smtp_to(server.port)
+        send(mail, to="ana@例え.jp")
+        mail.close()
+    assert server.letters[0].rcpt_tos == ["ana@xn--r8jz45g.jp"]
+
+
+def test_an_international_mailbox_needs_a_server_that_takes_it() -> None:
+    with mail_server(enable_SMTPUTF8=True) as server:
+        mail = smtp_to(server.port)
+        send(mail, to="用户@例え.jp")
+        send(mail)
+        mail.close()
+    assert [letter.rcpt_tos for letter in server.letters] == [["用户@xn--r8jz45g.jp"], [ANA]]
+    assert [letter.smtp_utf8 for letter in server.letters] == [True, False]
+
+
+def test_without_such_a_server_the_refusal_is_final_explained_and_no_fault_of_the_address() -> None:
+    with mail_server(enable_SMTPUTF8=False) as server:
+        mail = smtp_to(server.port)
+        with pytest.raises(MailRefusedError, match="SMTPUTF8") as failure:
+            send(mail, to="用户@例え.jp")
+        assert not failure.value.address_is_dead
+        assert "用户" not in str(failure.value)
+        send(mail)
+        mail.close()
+    assert len(server.letters) == 1
+
+
+# Refusals and deferrals
+
+
+@pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize(
+    "reply", ["450 4.2.0 later", "451 4.3.0 try again", "452 4.2.2 full", "454 4.7.0 slow"]
+)
+def test_a_4yz_defers_the_letter_and_the_connection_serves_on(command: str, reply: str) -> None:
+    with mail_server(MailServer({command: [reply]})) as server:
+        mail = smtp_to(server.port)
+        with pytest.raises(MailDeferredError, match=reply[:3]):
+            send(mail)
+        send(mail)
+        mail.close()
+    assert (len(server.letters), server.connections) == (1, 1)
+
+
+@pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize("reply", ["550 5.7.1 not from you", "554 5.3.4 too big", "550 no"])
+def test_a_5yz_refuses_the_letter_but_not_the_address(command: str, reply: str) -> None:
+    with mail_server(MailServer({command: [reply]})) as server:
+        mail = smtp_to(server.port)
+        with pytest.raises(MailRefusedError, match=reply[:3]) as failure:
+            send(mail)
+        assert not failure.value.address_is_dead
+        send(mail)
+        mail.close()
+    assert (len(server.letters), server.connections) == (1, 1)
+
+
+@pytest.mark.parametrize(("command", "dead"), [("MAIL", False), ("RCPT", True), ("DATA", True)])
+def test_only_an_unknown_recipient_makes_an_address_dead(command: str, dead: bool) -> None:
+    with (
+        mail_server(MailServer({command: ["550 5.1.1 unknown"]})) as server,
+        pytest.raises(MailRefusedError) as failure,
+    ):
+        send(smtp_to(server.port))
+    assert failure.value.address_is_dead is dead
+    assert failure.value.code == "5.1.1"
+
+
+def test_errors_repeat_what_the_server_said_but_no_address() -> None:
+    reply = "550 5.1.1 <Ana@EXAMPLE.com>: no such user ana@example.com here"
+    with mail_server(MailServer({"RCPT": [reply]})) as server, pytest.raises(MailRefusedError) as failure:
+        send(smtp_to(server.port))
+    assert "ana" not in str(failure.value).lower()
+    assert "no such user" in str(failure.value)
+
+
+def test_a_refusal_stays_one_when_the_server_hangs_up_right_after_it() -> None:
+    def refuses(talk: Conversation) -> None:
+        talk.say("220 hello")
+        for answer in ("250 hello", "250 ok", "550 5.1.1 unknown"):
+            talk.hear()
+            talk.say(answer)
+
+    with scripted_server(refuses) as port, pytest.raises(MailRefusedError) as failure:
+        send(smtp_to(port))
+    assert failure.value.address_is_dead
+
+
+@pytest.mark.parametrize("greeting", ["421 too busy", "554 go away", "nonsense"])
+def test_an_unfriendly_greeting_defers(greeting: str) -> None:
+    with scripted_server(lambda talk: talk.say(greeting)) as port, pytest.raises(MailDeferredError):
+        send(smtp_to(port))
+
+
+def test_a_server_that_is_not_there_defers() -> None:
+    with mail_server() as server:
+        pass
+    with pytest.raises(MailDeferredError):
+        send(smtp_to(server.port))
+
+
+# Around the final dot
+
+
+def test_the_mark_is_set_after_the_whole_body_and_before_the_dot() -> None:
+    body_is_there = threading.Event()
+    mark_is_set = threading.Event()
+    order: list[str] = []
+
+    def watches(talk: Conversation) -> None:
+        talk.open()
+        while talk.hear() != b"Hello Ana\r\n":
+            pass
+        order.append("body")
+        body_is_there.set()
+        assert mark_is_set.wait(20)
+        assert talk.hear() == b".\r\n"
+        order.append("dot")
+        talk.say("250 ok")
+
+    def mark() -> None:
+        assert body_is_there.wait(20)
+        order.append("mark")
+        mark_is_set.set()
+
+    with scripted_server(watches) as port:
+        smtp_to(port).send(SENDER, ANA, LETTER, mark)
+    assert order == ["body", "mark", "dot"]
+
+
+@pytest.mark.parametrize("error", [OSError("database away"), ValueError("lease lost"), KeyboardInterrupt()])
+def test_when_the_mark_is_refused_the_dot_never_goes_out_and_the_refusal_is_passed_on(
+    error: BaseException,
+) -> None:
+    heard: list[bytes] = []
+
+    def listens(talk: Conversation) -> None:
+        talk.open()
+        heard.extend(iter(talk.hear, b""))
+
+    def refuse() -> None:
+        raise error
+
+    with scripted_server(listens) as port, pytest.raises(type(error)) as failure:
+        smtp_to(port).send(SENDER, ANA, LETTER, refuse)
+    assert failure.value is error
+    assert b"".join(heard) == LETTER
+
+
+def test_after_a_refused_mark_the_next_letter_gets_a_clean_connection() -> None:
+    def refuse() -> None:
+        raise MailDeferredError("lease lost")
+
+    with mail_server() as server:
+        mail = smtp_to(server.port)
+        with pytest.raises(MailDeferredError):
+            mail.send(SENDER, ANA, b"the first\r\n", refuse)
+        send(mail)
+        mail.close()
+    assert [letter.content for letter in server.letters] == [LETTER]
+    assert server.connections == 2
+
+
+def test_a_connection_that_breaks_during_the_body_defers_before_any_mark() -> None:
+    marked: list[bool] = []
+
+    def hangs_up(talk: Conversation) -> None:
+        talk.open()
+        talk.hear()
+
+    with scripted_server(hangs_up) as port, pytest.raises(MailDeferredError):
+        smtp_to(port).send(SENDER, ANA, b"x" * 70 + b"\r\n" + b"y" * 50_000_000, lambda: marked.append(True))
+    assert marked == []
+
+
+@pytest.mark.parametrize(
+    ("early", "error"), [("552 5.3.4 too big", MailRefusedError), ("421 shutting down", MailDeferredError)]
+)
+def test_what_the_server_says_during_the_body_counts_before_the_mark(
+    early: str, error: type[Exception]
+) -> None:
+    marked: list[bool] = []
+
+    def interrupts(talk: Conversation) -> None:
+        talk.open()
+        talk.hear()
+        talk.say(early)
+        talk.hear_letter()
+
+    letter = (
+        b"x" * 998 + b"\r\n"
+    ) * 20_000  # more than fits between the two, so the end is sent after `early`
+    with scripted_server(interrupts) as port, pytest.raises(error):
+        smtp_to(port).send(SENDER, ANA, letter, lambda: marked.append(True))
+    assert marked == []
+
+
+@pytest.mark.parametrize("ending", ["closed", "421 4.3.2 shutting down", "silent", "nonsense", "354 what"])
+def test_without_a_verdict_after_the_dot_the_letter_is_in_doubt(ending: str) -> None:
+    gave_up = threading.Event()
+
+    def leaves_open(talk: Conversation) -> None:
+        talk.open()
+        talk.hear_letter()
+        if ending == "silent":
+            assert gave_up.wait(20)
+        elif ending != "closed":
+            talk.say(ending)
+
+    with scripted_server(leaves_open) as port:
+        url = parse_email_url(f"smtp://127.0.0.1:{port}")
+        with pytest.raises(MailInDoubtError):
+            send(SmtpMail(replace(url, reply_timeout_s=0.2 if ending == "silent" else 20)))
+        gave_up.set()
+
+
+def test_a_server_that_took_the_letter_and_died_leaves_it_in_doubt_not_sent_again() -> None:
+    taken: list[list[bytes]] = []
+
+    def takes_and_dies(talk: Conversation) -> None:
+        talk.open()
+        taken.append(talk.hear_letter())
+
+    with scripted_server(takes_and_dies) as port, pytest.raises(MailInDoubtError):
+        send(smtp_to(port))
+    assert len(taken) == 1
+
+
+def test_a_time_limit_in_the_middle_of_a_letter_leaves_nothing_of_it_to_the_next() -> None:
+    class TimeLimitError(Exception):
+        pass
+
+    def stop(number: int, frame: object) -> None:
+        raise TimeLimitError
+
+    def is_too_slow(talk: Conversation) -> None:
+        talk.open()
+        talk.hear()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while talk.hear():
+            pass
+
+    def works(talk: Conversation) -> None:
+        talk.open()
+        talk.hear_letter()
+        talk.say("250 second")
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        with scripted_server(is_too_slow, works) as port:
+            mail = smtp_to(port)
+            with pytest.raises(TimeLimitError):
+                send(mail)
+            assert send(mail) == "250 second"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_only_the_verdict_is_waited_for_that_long() -> None:
+    def falls_asleep(talk: Conversation) -> None:
+        talk.open()
+        talk.hear_letter()
+        talk.say("250 first")
+        while talk.hear():
+            pass
+
+    def works(talk: Conversation) -> None:
+        talk.open()
+        talk.hear_letter()
+        talk.say("250 second")
+
+    with scripted_server(falls_asleep, works) as port:
+        url = parse_email_url(f"smtp://127.0.0.1:{port}")
+        mail = SmtpMail(replace(url, timeout_s=2, reply_timeout_s=60))
+        assert send(mail) == "250 first"
+        assert send(mail) == "250 second"
+
+
+# TLS and login
+
+
+def test_starttls_with_a_certificate_nobody_vouches_for_fails_closed(tmp_path: Path) -> None:
+    server_tls, _ = self_signed(tmp_path)
+    with (
+        mail_server(tls_context=server_tls) as server,
+        pytest.raises(MailDeferredError, match="certificate") as failure,
+    ):
+        send(smtp_to(server.port, "?tls=require"))
+    assert failure.value.code == "tls"
+    assert server.letters == []
+
+
+def test_starttls_with_a_trusted_certificate_works(tmp_path: Path) -> None:
+    server_tls, client_tls = self_signed(tmp_path)
+    with mail_server(tls_context=server_tls, require_starttls=True) as server:
+        mail = smtp_to(server.port, "?tls=require", tls_context=client_tls)
+        send(mail)
+        send(mail)
+        mail.close()
+    assert len(server.letters) == 2
+
+
+def test_a_server_without_starttls_gets_neither_password_nor_letter() -> None:
+    with mail_server() as server:
+        mail = SmtpMail(parse_email_url(f"smtp://usher:secret@127.0.0.1:{server.port}"))
+        with pytest.raises(MailDeferredError, match="STARTTLS"):
+            send(mail)
+    assert (server.letters, server.logins) == ([], [])
+
+
+def test_smtps_checks_the_certificate_too(tmp_path: Path) -> None:
+    server_tls, client_tls = self_signed(tmp_path)
+    with mail_server(implicit_tls=server_tls) as server:
+        url = parse_email_url(f"smtps://127.0.0.1:{server.port}")
+        with pytest.raises(MailDeferredError, match="certificate"):
+            send(SmtpMail(url))
+        mail = SmtpMail(url, tls_context=client_tls)
+        send(mail)
+        mail.close()
+    assert len(server.letters) == 1
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_wrong_password_defers_and_a_right_one_works(tmp_path: Path, right: bool) -> None:
+    from aiosmtpd.smtp import AuthResult
+
+    def check(smtp: Any, session: Any, envelope: Any, mechanism: str, login: Any) -> AuthResult:
+        server.logins.append((login.login, login.password))
+        return AuthResult(success=right, handled=right)
+
+    server_tls, client_tls = self_signed(tmp_path)
+    with mail_server(tls_context=server_tls, authenticator=check, auth_required=True) as server:
+        mail = SmtpMail(
+            parse_email_url(f"smtp://usher:pa%2Fss@127.0.0.1:{server.port}"), tls_context=client_tls
+        )
+        if right:
+            send(mail)
+            mail.close()
+        else:
+            with pytest.raises(MailDeferredError, match="login") as failure:
+                send(mail)
+            assert "pa/ss" not in str(failure.value)
+    assert server.logins[0] == (b"usher", b"pa/ss")
+    assert len(server.letters) == int(right)
+
+
+# EMAIL_URL
+
+
+def test_an_email_url_is_understood() -> None:
+    url = parse_email_url("smtp://us%40er:p%3Aw@mail.example.com?connections=4&per_second=14.5&timeout_s=5")
+    assert (url.host, url.port, url.user, url.password) == ("mail.example.com", 587, "us@er", "p:w")
+    assert (url.connections, url.per_second, url.timeout_s, url.reply_timeout_s) == (4, 14.5, 5.0, 600.0)
+    assert parse_email_url("smtps://mail.example.com").port == 465
+    assert parse_email_url("smtp://[::1]:2525").host == "::1"
+
+
+@pytest.mark.parametrize(
+    ("url", "starttls"),
+    [
+        ("smtp://mail.example.com", True),
+        ("smtp://u:p@mail.example.com", True),
+        ("smtp://u:p@localhost", True),
+        ("smtp://localhost:1025", False),
+        ("smtp://127.0.0.1:1025?tls=require", True),
+        ("smtp://mailhog:1025?tls=off", False),
+        ("smtps://mail.example.com", False),
+    ],
+)
+def test_only_this_machine_or_an_explicit_wish_is_spoken_to_in_clear(url: str, starttls: bool) -> None:
+    assert parse_email_url(url).starttls is starttls
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "mail.example.com",
+        "http://mail.example.com",
+        "console:x",
+        "smtp://",
+        "smtp://:587",
+        "smtp://mail.example.com:0",
+        "smtp://mail.example.com:",
+        "smtp://mail.example.com:99999",
+        "smtp://mail.example.com:smtp",
+        "smtp://mail.example.com/path",
+        "smtp://mail.example.com#x",
+        "smtp://mail example.com",
+        "smtp://user@mail.example.com",
+        "smtp://mail.example.com?colour=red",
+        "smtp://mail.example.com?connections=0",
+        "smtp://mail.example.com?connections=1.5",
+        "smtp://mail.example.com?connections=",
+        "smtp://mail.example.com?per_second=fast",
+        "smtp://mail.example.com?per_second=nan",
+        "smtp://mail.example.com?per_second=-1",
+        "smtp://mail.example.com?tls=maybe",
+        "smtp://u:p@mail.example.com?tls=off",
+        "smtps://mail.example.com?tls=off",
+    ],
+)
+def test_a_mistake_in_an_email_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_email_url(url)
+    with pytest.raises(ConfigError, match="EMAIL_URL"):
+        mail_from_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "smtp://user:hun/ter@mail.example.com:587",
+        "smtp://user:hun?ter@mail.example.com:587",
+        "smtp://user:hun#ter@mail.example.com:587",
+        "smtp://user:12/hunter@mail.example.com:587",
+        "smtp://user:12?hunter@mail.example.com",
+        "smtp://user:hunter@mail.example.com:port",
+        "smtp://user:hunter@mail.example.com?colour=red",
+        "smtp://user:hun／ter@mail.example.com",
+        "smtp://user:hunter@mail.example.com?tls=off",
+        "smtp://user:hun[ter@mail.example.com",
+    ],
+)
+def test_no_error_about_an_email_url_holds_the_password(url: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as failure:
+        parse_email_url(url)
+    assert "hun" not in str(failure.value)
+    assert "ter" not in str(failure.value)
+
+
+def test_the_password_shows_in_no_repr() -> None:
+    assert "hunter" not in repr(parse_email_url("smtp://user:hunter@mail.example.com"))
+
+
+def test_the_console_shows_subject_and_text_of_a_letter() -> None:
+    stream, marked = io.StringIO(), []
+    letter = b"Subject: hello\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nHello Ana\r\n"
+    ConsoleMail(stream).send(SENDER, ANA, letter, lambda: marked.append(True))
+    assert "Subject: hello" in stream.getvalue()
+    assert "Hello Ana" in stream.getvalue()
+    assert marked == [True]
+    assert isinstance(mail_from_url("console:"), ConsoleMail)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.community import MemberId, SiteId
+from integrations.email.unsubscribe import (
+    InvalidTokenError,
+    UnsubscribeClaim,
+    UnsubscribeTokens,
+    hash_address,
+)
+
+KEY = "k" * 40
+CLAIM = UnsubscribeClaim(SiteId("site-1"), MemberId("member-1"), hash_address(KEY, "ana@example.com"))
+
+
+@given(st.builds(UnsubscribeClaim, st.text(max_size=40), st.text(max_size=40), st.text(max_size=32)))
+def test_a_token_says_what_was_put_in_and_fits_into_a_url(claim: UnsubscribeClaim) -> None:
+    token = UnsubscribeTokens(KEY).issue(claim)
+    assert set(token) <= set(string.ascii_letters + string.digits + "-_.")
+    assert UnsubscribeTokens(KEY).read(token) == claim
+
+
+def test_every_changed_missing_or_added_character_makes_a_token_invalid() -> None:
+    tokens = UnsubscribeTokens(KEY)
+    token = tokens.issue(CLAIM)
+    for at in range(len(token)):
+        others = [other for other in "Aa0-_.B" if other != token[at]]
+        for damaged in (
+            token[:at],
+            token[:at] + token[at + 1 :],
+            *(token[:at] + o + token[at + 1 :] for o in others),
+        ):
+            with pytest.raises(InvalidTokenError):
+                tokens.read(damaged)
+    for longer in (token + "A", token + "=", " " + token, token + "\n"):
+        with pytest.raises(InvalidTokenError):
+            tokens.read(longer)
+
+
+def test_no_other_spelling_of_the_last_character_is_taken() -> None:
+    """Base64 of 32 bytes leaves two spare bits in its last character: four spellings, one of them ours."""
+    tokens = UnsubscribeTokens(KEY)
+    token = tokens.issue(CLAIM)
+    taken = []
+    for last in string.ascii_letters + string.digits + "-_":
+        try:
+            tokens.read(token[:-1] + last)
+        except InvalidTokenError:
+            continue
+        taken.append(last)
+    assert taken == [token[-1]]
+
+
+@given(st.text(max_size=300))
+def test_garbage_is_invalid_and_nothing_else(garbage: str) -> None:
+    with pytest.raises(InvalidTokenError):
+        UnsubscribeTokens(KEY).read(garbage)
+
+
+def test_an_overlong_token_is_refused_even_if_it_is_ours() -> None:
+    tokens = UnsubscribeTokens(KEY)
+    incompressible = "".join(hash_address(KEY, str(number)) for number in range(40))
+    with pytest.raises(InvalidTokenError):
+        tokens.read(tokens.issue(UnsubscribeClaim(SiteId(incompressible), MemberId("member-1"), "h")))
+
+
+def test_a_token_of_another_key_or_another_use_of_the_key_is_refused() -> None:
+    from itsdangerous import URLSafeSerializer
+
+    other_use = str(URLSafeSerializer(KEY, salt="session").dumps(["a", "b", "c"]))
+    for token in (UnsubscribeTokens("another key").issue(CLAIM), other_use):
+        with pytest.raises(InvalidTokenError):
+            UnsubscribeTokens(KEY).read(token)
+
+
+def test_a_token_of_a_previous_key_is_still_believed_and_new_ones_use_the_new_key() -> None:
+    old = UnsubscribeTokens("the old key").issue(CLAIM)
+    rotated = UnsubscribeTokens(KEY, ["the old key"])
+    assert rotated.read(old) == CLAIM
+    assert UnsubscribeTokens(KEY).read(rotated.issue(CLAIM)) == CLAIM
+
+
+@pytest.mark.parametrize("payload", [[], ["a"], ["a", "b", "c", "d"], {"a": 1}, 7, None])
+def test_a_rightly_signed_payload_of_another_shape_is_invalid(payload: object) -> None:
+    tokens = UnsubscribeTokens(KEY)
+    token = str(tokens._serializer.dumps(payload))
+    with pytest.raises(InvalidTokenError):
+        tokens.read(token)
+
+
+@pytest.mark.parametrize(
+    "spelling", [" Ana@Example.com ", "ANA@EXAMPLE.COM", "ana@example.com\n", "ana@ＥＸＡＭＰＬＥ.com"]
+)
+def test_one_address_has_one_hash_however_it_is_spelled(spelling: str) -> None:
+    assert hash_address(KEY, spelling) == hash_address(KEY, "ana@example.com")
+
+
+def test_an_international_domain_and_its_a_label_have_one_hash() -> None:
+    assert hash_address(KEY, "ana@例え.jp") == hash_address(KEY, "ana@xn--r8jz45g.jp")
+
+
+def test_the_hash_depends_on_key_and_address_and_is_32_hex_characters() -> None:
+    one = hash_address(KEY, "ana@example.com")
+    assert len({one, hash_address("other", "ana@example.com"), hash_address(KEY, "ana@example.org")}) == 3
+    assert len(one) == 32
+    assert set(one) <= set(string.hexdigits.lower())
+
+
+@given(st.text(st.characters(exclude_categories=[]), max_size=80))
+def test_every_text_has_a_hash(text: str) -> None:
+    assert hash_address(KEY, text) == hash_address(KEY, text)

@@ -1,0 +1,228 @@
+"""A house for the work to be done in: our own services over real stores, with fakes only at our own doors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from admin.processes import TEMPLATES
+from core import events
+from core.automations import parse_automations
+from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
+from core.events import Event, EventId
+from core.ports import MailPort, WixPort
+from integrations.email.render import Renderer
+from integrations.email.unsubscribe import UnsubscribeTokens, hash_address
+from integrations.store.database import Database
+from integrations.store.journal import Journal
+from integrations.store.ledger import Ledger
+from integrations.store.outbox import Outbox
+from integrations.store.suppressions import Suppressions
+from tasks.events import run_events
+from tasks.letters import deliver_letters
+from tasks.outbox import pay_outbox
+from tasks.routes import ROUTES
+from tasks.services import Letterhead, Services
+
+SITE = SiteId("7b1d1a3e-6c0f-4a4f-9b7e-2f0c5d9e8a11")
+RUNNERS = GroupId("9e2b7c64-1c5d-4f7a-a1c8-7d4b0e6f3a52")
+ANN = MemberId("m-ann")
+SECRET = "a secret of the tests"
+
+
+class Clock:
+    """A time that moves when told to."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 5, 3, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+@dataclass
+class FakeWix(WixPort):
+    """Wix as a dictionary. `fails` holds errors to raise, one for each coming call of the method it names."""
+
+    groups: dict[GroupId, Group] = field(default_factory=lambda: {RUNNERS: Group(RUNNERS, "Trail Runners")})
+    members: dict[MemberId, Member] = field(
+        default_factory=lambda: {ANN: Member(ANN, "APPROVED", "ann@example.com", "Ann")}
+    )
+    memberships: dict[tuple[GroupId, MemberId], Membership] = field(
+        default_factory=lambda: {(RUNNERS, ANN): Membership("joined")}
+    )
+    answers: dict[tuple[GroupId, MemberId], tuple[Answer, ...]] = field(default_factory=dict)
+    subscriptions: dict[str, Subscription] = field(
+        default_factory=lambda: {"ann@example.com": Subscription("SUBSCRIBED", "VALID")}
+    )
+    fails: dict[str, list[Exception]] = field(default_factory=dict)
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def _ask(self, name: str, *arguments: Any) -> None:
+        self.asked.append((name, *arguments))
+        if waiting := self.fails.get(name):
+            raise waiting.pop(0)
+
+    def get_site(self, site: SiteId) -> Site:
+        self._ask("get_site")
+        return Site(site, "Seaside Club", "https://club.example.com", "en")
+
+    def get_group(self, site: SiteId, group: GroupId) -> Group | None:
+        self._ask("get_group", group)
+        return self.groups.get(group)
+
+    def get_membership(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
+        self._ask("get_membership", group, member)
+        return self.memberships.get((group, member), Membership("none"))
+
+    def get_joined_at(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
+        self._ask("get_joined_at", group, member)
+        return self.memberships.get((group, member), Membership("none"))
+
+    def list_answers(
+        self, site: SiteId, group: GroupId, members: Iterable[MemberId]
+    ) -> Mapping[MemberId, tuple[Answer, ...]]:
+        self._ask("list_answers", group)
+        return {member: self.answers[group, member] for member in members if (group, member) in self.answers}
+
+    def get_members(self, site: SiteId, members: Iterable[MemberId]) -> Mapping[MemberId, Member]:
+        asked = set(members)
+        self._ask("get_members", asked)
+        return {member: self.members[member] for member in asked if member in self.members}
+
+    def get_subscriptions(self, site: SiteId, emails: Iterable[str]) -> Mapping[str, Subscription]:
+        asked = {email.lower() for email in emails}
+        self._ask("get_subscriptions", asked)
+        return {email: self.subscriptions[email] for email in asked if email in self.subscriptions}
+
+    def approve_requests(self, site: SiteId, group: GroupId, members: Iterable[MemberId]) -> None:
+        self._ask("approve_requests", group, tuple(members))
+
+    def reject_requests(self, site: SiteId, group: GroupId, members: Iterable[MemberId], reason: str) -> None:
+        self._ask("reject_requests", group, tuple(members), reason)
+
+    def unsubscribe(self, site: SiteId, email: str) -> None:
+        self._ask("unsubscribe", email)
+
+
+@dataclass
+class FakeMail(MailPort):
+    """A mail server that takes everything, unless `fails` holds errors to raise first."""
+
+    letters: list[tuple[str, str, bytes]] = field(default_factory=list)
+    fails: list[Exception] = field(default_factory=list)
+    dies_after_dot: list[BaseException] = field(default_factory=list)
+
+    def send(self, envelope_from: str, to: str, message: bytes, about_to_commit: Any) -> str:
+        if self.fails:
+            raise self.fails.pop(0)
+        about_to_commit()
+        self.letters.append((envelope_from, to, message))
+        if self.dies_after_dot:
+            raise self.dies_after_dot.pop(0)
+        return "250 taken"
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def readers(self) -> list[str]:
+        return [to for _, to, _ in self.letters]
+
+
+WELCOME = """
+[[automation]]
+name = "welcome"
+on = ["member_added", "join_approved"]
+purpose = "onboarding"
+email = "welcome"
+"""
+YOGA = """
+[[automation]]
+name = "yoga-offer"
+on = ["join_requested"]
+purpose = "promotional"
+email = "yoga-offer"
+[automation.answers]
+any = ["yoga"]
+none = ["no yoga"]
+"""
+
+
+@functools.cache
+def _renderer() -> Renderer:
+    return Renderer(TEMPLATES)
+
+
+@dataclass
+class House:
+    """Everything a worker has, and short ways to set things off."""
+
+    services: Services
+    wix: FakeWix
+    mail: FakeMail
+    clock: Clock
+    database: Database
+
+    def hear(self, *heard: Event) -> list[bool]:
+        return self.services.journal.insert(heard)
+
+    def work(self) -> None:
+        """One turn: events, outbox, letters."""
+        run_events(self.services)
+        pay_outbox(self.services)
+        deliver_letters(self.services)
+
+    def rows(self) -> list[tuple[str, str, str | None]]:
+        """Automation, state and reason of every row of the ledger."""
+        return [(row.automation, row.state, row.reason) for row in self.services.ledger.letters()]
+
+
+def a_house(database: Database, clock: Clock, automations: str = WELCOME, **changes: Any) -> House:
+    wix, mail = FakeWix(), FakeMail()
+    services = Services(
+        journal=Journal(database, listened=ROUTES),
+        ledger=Ledger(database),
+        outbox=Outbox(database),
+        suppressions=Suppressions(database),
+        wix=wix,
+        mail=mail,
+        renderer=_renderer(),
+        automations=parse_automations(automations, templates=_renderer().names()),
+        letterhead=Letterhead("Usher <usher@club.example.com>", "1 Beach Road", "https://usher.example.com"),
+        tokens=UnsubscribeTokens(SECRET),
+        hash_address=functools.partial(hash_address, SECRET),
+        chance=lambda: 0.5,
+        now=clock,
+        **changes,
+    )
+    return House(services, wix, mail, clock, database)
+
+
+def an_event(
+    clock: Clock,
+    *,
+    type: str = events.MEMBER_ADDED,  # noqa: A002 (the event's own word)
+    id: str = "e1",  # noqa: A002
+    group: str = RUNNERS,
+    member: str = ANN,
+    payload: str = "",
+    erasure: bool = False,
+    **age: float,
+) -> Event:
+    """An event of just now, or of `age` ago (hours=…, days=…)."""
+    body = f'"groupId": "{group}", "groupMember": {{"memberId": "{member}"}}'
+    return Event(
+        id=EventId(id),
+        site=SITE,
+        type=type,
+        occurred_at=clock() - timedelta(**age),
+        payload=payload or f'{{"entityId": "{group}", "actionEvent": {{"body": {{{body}}}}}}}',
+        erasure=erasure,
+    )

@@ -1,0 +1,163 @@
+"""Is this delivery from Wix? Pure: a token, the keys and the time decide.
+
+The whole body is one compact JWS (RS256). Nothing that the sender wrote is looked into before the signature is
+known to be right, except the header's first segment.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from core.errors import ExpiredTokenError, InvalidSignatureError, MalformedEventError
+from core.events import Event, open_delivery, parse_object
+
+_SMALLEST_KEY_BITS = 2048  # RFC 7518, 3.3
+_LONGEST_SEGMENT_BYTES = 8192  # of header and signature; room for a chain of certificates, which is ignored
+_REMEMBERED_HEADERS = 16
+
+
+def load_public_key(text: str) -> RSAPublicKey:
+    """Read the key as the dashboard or an environment variable holds it.
+
+    Accepts PEM, PEM whose line ends are written as `\\n`, and base64 of the PEM; quotes and space around it
+    do not matter. Raises ValueError, which says what is wrong and never repeats the text.
+    """
+    pem = _as_pem(text)
+    if "PRIVATE KEY-----" in pem:
+        raise ValueError("this is a private key; paste the public key of the app (BEGIN PUBLIC KEY)")
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise ValueError("not a readable public key in PEM form (BEGIN PUBLIC KEY)") from exc
+    if not isinstance(key, RSAPublicKey):
+        raise ValueError("not an RSA key; Wix signs with RS256")
+    if key.key_size < _SMALLEST_KEY_BITS:
+        raise ValueError(f"an RSA key of {key.key_size} bits; {_SMALLEST_KEY_BITS} are the least")
+    return key
+
+
+def _as_pem(text: str) -> str:
+    text = text.strip().strip("\"'").replace("\\r", "").replace("\\n", "\n").strip()
+    if not text:
+        raise ValueError("the public key is empty")
+    if "-----BEGIN" in text:
+        return text
+    try:
+        pem = base64.b64decode("".join(text.split()), validate=True).decode("ascii")
+    except ValueError:
+        pem = ""
+    if "-----BEGIN" not in pem:
+        raise ValueError("neither PEM (-----BEGIN PUBLIC KEY-----) nor base64 of it")
+    return pem
+
+
+class Verifier:
+    """Accepts what one of the keys signed. A second key serves while keys are being changed.
+
+    `leeway_s` forgives clocks that disagree. As in Wix's own SDK, `exp` and `nbf` count when they are there,
+    `iat` may lie in the future, and `aud`, `iss`, `kid` and keys named in the header mean nothing.
+    """
+
+    def __init__(self, keys: Sequence[RSAPublicKey], *, leeway_s: float = 60) -> None:
+        self._keys = tuple(keys)
+        self._leeway_s = leeway_s
+        self._accepted_headers: set[bytes] = set()
+
+    def verify(self, body: bytes, now: datetime) -> Event:
+        """Open one delivery, whose size the caller has bounded.
+
+        Raises InvalidSignatureError when signature, algorithm or time is wrong or the body is no token,
+        ExpiredTokenError when it is only too old, MalformedEventError when it is signed but no delivery.
+        """
+        token = body.strip()
+        parts = token.split(b".", 3)
+        if len(parts) != 3:
+            raise InvalidSignatureError("not a compact token of three parts")
+        header, payload, signature = parts
+        if max(len(header), len(signature)) > _LONGEST_SEGMENT_BYTES:
+            raise InvalidSignatureError("header or signature is too long")
+        is_new = header not in self._accepted_headers
+        if is_new:
+            _check_header(header)
+        self._check_signature(token[: -len(signature) - 1], _decode(signature))
+        if is_new:  # remembered only now, so that nobody but Wix can fill the memory
+            if len(self._accepted_headers) >= _REMEMBERED_HEADERS:
+                self._accepted_headers.clear()
+            self._accepted_headers.add(header)
+        try:
+            claims = parse_object(_decode(payload).decode(), "the claims")
+        except UnicodeDecodeError as exc:
+            raise MalformedEventError("the claims are not UTF-8") from exc
+        self._check_time(claims, now.timestamp())
+        return open_delivery(claims, now)
+
+    def _check_signature(self, signed: bytes, signature: bytes) -> None:
+        digest: bytes | None = None
+        for key in self._keys:
+            if len(signature) != (key.key_size + 7) // 8:
+                continue  # cannot be right, and a long body need not be hashed to know it
+            digest = digest or hashlib.sha256(signed).digest()
+            try:
+                key.verify(signature, digest, _PADDING, _HASHED)
+            except InvalidSignature:
+                continue
+            return
+        raise InvalidSignatureError("no key fits the signature")
+
+    def _check_time(self, claims: Mapping[str, Any], now_s: float) -> None:
+        expires, not_before, _any_time = (_seconds(claims, name) for name in ("exp", "nbf", "iat"))
+        if not_before is not None and not_before > now_s + self._leeway_s:
+            raise InvalidSignatureError("not valid yet")
+        if expires is not None and expires <= now_s - self._leeway_s:
+            raise ExpiredTokenError("expired")
+
+
+_PADDING = PKCS1v15()
+_HASHED = Prehashed(SHA256())
+
+
+def _check_header(segment: bytes) -> None:
+    try:
+        header = json.loads(_decode(segment).decode())
+    except (ValueError, RecursionError) as exc:
+        raise InvalidSignatureError("the header is not JSON") from exc
+    if not isinstance(header, dict) or header.get("alg") != "RS256":
+        raise InvalidSignatureError("the algorithm is not RS256")
+    # RFC 7515, 4.1.11: an extension that one does not understand must be refused; RFC 7797: an unencoded payload.
+    if "crit" in header or header.get("b64", True) is not True:
+        raise InvalidSignatureError("the header asks for an extension")
+
+
+def _decode(segment: bytes) -> bytes:
+    """Decode base64url as RFC 7515 has it: no padding, no foreign characters, no loose bits at the end."""
+    try:
+        decoded = base64.urlsafe_b64decode(segment + b"==")
+    except binascii.Error as exc:
+        raise InvalidSignatureError("not base64url") from exc
+    if base64.urlsafe_b64encode(decoded).rstrip(b"=") != segment:
+        raise InvalidSignatureError("not canonical base64url")
+    return decoded
+
+
+def _seconds(claims: Mapping[str, Any], name: str) -> float | None:
+    """A time claim, None when absent; anything but a finite number is refused, as the SDK does."""
+    if name not in claims:
+        return None
+    value = claims[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value in (math.inf, -math.inf):
+        raise InvalidSignatureError(f"{name} is not a time")
+    return value
