@@ -171,14 +171,29 @@ def try_automations(
 
 @webhook_app.command("send")
 def send_webhook(
-    event: Annotated[
-        str, typer.Argument(help="An event type such as wix.social_groups.v2.group_member_added.")
-    ],
-    url: Annotated[str, typer.Option(help="The sandbox that signs and sends it.")] = "http://127.0.0.1:8090",
-    as_it_is: Annotated[bool, typer.Option("--as-it-is", help="Keep the example's own id and time.")] = False,
+    event: Annotated[str, typer.Argument(help='An event type, or the end of one: "group_member_added".')],
+    sandbox_url: Annotated[
+        str, typer.Option("--sandbox", help="The sandbox that signs and delivers it.")
+    ] = "http://127.0.0.1:8090",
+    key: Annotated[
+        Path | None, typer.Option(help="Sign here instead, with this private key (PEM), and post to --to.")
+    ] = None,
+    to: Annotated[
+        str, typer.Option(help="Where to post what was signed here.")
+    ] = "http://127.0.0.1:8000/webhooks/wix",
+    site: Annotated[
+        str, typer.Option(help="App instance id of what is signed here.")
+    ] = "7b1d1a3e-6c0f-4a4f-9b7e-2f0c5d9e8a11",
+    as_it_is: Annotated[bool, typer.Option("--as-it-is", help="Keep the sample's own id and time.")] = False,
     copies: Annotated[int, typer.Option(min=1, max=1000, help="Deliver it this often.")] = 1,
 ) -> None:
-    """Sign and post a sample event; answers say what Usher said."""
-    from admin.samples import send
+    """Sign and post a sample event; prints what was answered. Exit code 0 when every answer is 200."""
+    from admin.samples import send_signed, send_through_sandbox
 
-    send(event, url, as_it_is=as_it_is, copies=copies)
+    if key is not None:
+        answers = send_signed(event, to, key, site, as_it_is=as_it_is, copies=copies)
+    else:
+        answers = send_through_sandbox(event, sandbox_url, as_it_is=as_it_is, copies=copies)
+    for answer in answers:
+        print(answer)
+    sys.exit(0 if all(answer == "200" for answer in answers) else 1)

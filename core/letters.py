@@ -94,8 +94,13 @@ def lost_ground(trigger: str, standing: Membership) -> str | None:
     return None
 
 
-def retry_delay_s(attempt: int, chance: float, *, base_s: float, longest_s: float) -> float:
-    """Full jitter: somewhere between half a second and base·2^attempt, capped. `chance` is uniform in [0, 1)."""
+def retry_delay_s(
+    attempt: int, chance: float, *, base_s: float, longest_s: float, asked_s: float | None = None
+) -> float:
+    """When to try again. `asked_s` is what the other side asked for; then a little more, so that not everybody
+    comes at once. Else full jitter up to base·2^attempt, capped. `chance` is uniform in [0, 1)."""
+    if asked_s is not None:
+        return min(longest_s, asked_s) * (1.0 + 0.25 * chance)
     return 0.5 + chance * min(longest_s, base_s * 2.0 ** min(attempt, 30))
 
 

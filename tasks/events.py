@@ -63,8 +63,8 @@ def run_event(claimed: ClaimedEvent, services: Services) -> None:
             services.journal.bury(claimed, f"gave up after {MOST_ATTEMPTS} attempts: {exc}")
             log.error("event.dead", extra=fields | {"error": str(exc)})
             return
-        delay_s = exc.retry_after_s or retry_delay_s(
-            claimed.attempts, services.chance(), base_s=2.0, longest_s=1800.0
+        delay_s = retry_delay_s(
+            claimed.attempts, services.chance(), base_s=2.0, longest_s=1800.0, asked_s=exc.retry_after_s
         )
         services.journal.postpone(claimed, delay_s=delay_s, error=str(exc), counts=exc.counts)
         level = logging.INFO if isinstance(exc, NotYetError) or not exc.counts else logging.WARNING

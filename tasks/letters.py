@@ -171,8 +171,12 @@ def _put_off(letter: ClaimedLetter, exc: IntegrationError, services: Services) -
     age = services.now() - letter.created_at
     try:
         if isinstance(exc, RetryableError) and age < MAIL_GIVES_UP_AFTER:
-            delay_s = exc.retry_after_s or retry_delay_s(
-                letter.attempts, services.chance(), base_s=5.0, longest_s=4 * 3600.0
+            delay_s = retry_delay_s(
+                letter.attempts,
+                services.chance(),
+                base_s=5.0,
+                longest_s=4 * 3600.0,
+                asked_s=exc.retry_after_s,
             )
             services.ledger.defer(letter, delay_s=delay_s, reason=str(exc), counts=exc.counts)
             log.info(

@@ -32,10 +32,12 @@ def _pay(call: OwedCall, services: Services) -> None:
     except LostLeaseError:
         log.warning("outbox.lease_lost", extra=fields)
     except RetryableError as exc:
-        delay_s = min(
-            LONGEST_DELAY_S,
-            exc.retry_after_s
-            or retry_delay_s(call.attempts, services.chance(), base_s=1.0, longest_s=LONGEST_DELAY_S),
+        delay_s = retry_delay_s(
+            call.attempts,
+            services.chance(),
+            base_s=1.0,
+            longest_s=LONGEST_DELAY_S,
+            asked_s=exc.retry_after_s,
         )
         services.outbox.postpone(call, delay_s=delay_s, reason=str(exc), counts=exc.counts)
         log.warning("outbox.postponed", extra=fields | {"error": str(exc), "delay_s": round(delay_s, 1)})

@@ -27,7 +27,7 @@ NEXT_KEY = generate_private_key(65537, 2048)
 STRANGERS_KEY = generate_private_key(65537, 2048)
 
 SITE = "7b1d1a3e-6c0f-4a4f-9b7e-2f0c5d9e8a11"
-EXAMPLES = Path(__file__).parent.parent / "wix_examples" / "webhooks"
+EXAMPLES = Path(__file__).parent.parent.parent / "sandbox" / "samples"
 MEMBER_ADDED = json.loads((EXAMPLES / "wix.social_groups.v2.group_member_added.json").read_text())
 
 

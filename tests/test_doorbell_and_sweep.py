@@ -1,0 +1,124 @@
+"""Waking a worker: never waiting, never relied upon."""
+
+from __future__ import annotations
+
+import threading
+
+from core.errors import JournalUnavailableError
+from integrations.store.database import Database
+from tasks.doorbell import Doorbell
+from tasks.sweep import sweep, sweep_until
+from tests.house import Clock, a_house, an_event
+
+
+def test_a_ring_returns_at_once_while_the_broker_hangs():
+    hanging, reached = threading.Event(), threading.Event()
+
+    def publish() -> None:
+        reached.set()
+        assert hanging.wait(10)
+
+    doorbell = Doorbell(publish)
+    doorbell.ring()
+    assert reached.wait(10)
+    for _ in range(1000):
+        doorbell.ring()  # would not return if it waited
+    hanging.set()
+    doorbell.close()
+
+
+def test_many_rings_while_one_is_under_way_are_one_more():
+    rings: list[int] = []
+    go, first = threading.Event(), threading.Event()
+    second = threading.Event()
+
+    def publish() -> None:
+        rings.append(1)
+        (second if len(rings) == 2 else first).set()
+        assert go.wait(10)
+
+    doorbell = Doorbell(publish)
+    doorbell.ring()
+    assert first.wait(10)
+    for _ in range(50):
+        doorbell.ring()
+    go.set()
+    assert second.wait(10)
+    doorbell.close()
+    assert len(rings) == 2
+
+
+def test_a_broken_bell_is_left_alone_for_a_while():
+    tried: list[int] = []
+    failed = threading.Event()
+
+    def publish() -> None:
+        tried.append(1)
+        failed.set()
+        raise ConnectionError
+
+    doorbell = Doorbell(publish)
+    doorbell.ring()
+    assert failed.wait(10)
+    doorbell.ring()
+    doorbell.ring()
+    doorbell.close()
+    assert (len(tried), doorbell.failures) == (1, 1)
+
+
+def test_the_sweep_rings_for_what_is_due_and_for_nothing_else(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    rings: list[int] = []
+    assert sweep(house.services, lambda: rings.append(1)) == "nothing due"
+    house.hear(an_event(clock))
+    assert sweep(house.services, lambda: rings.append(1)) == "rung"
+    [claimed] = house.services.journal.claim(10)
+    assert sweep(house.services, lambda: rings.append(1)) == "nothing due", "somebody works on it"
+    clock.move(minutes=5)
+    assert sweep(house.services, lambda: rings.append(1)) == "rung", "and died over it"
+    assert len(rings) == 2
+    assert claimed.event.id == "e1"
+
+
+def test_with_the_broker_away_the_sweep_does_the_work_itself(database: Database, clock: Clock):
+    def away() -> None:
+        raise ConnectionError
+
+    house = a_house(database, clock)
+    house.hear(an_event(clock))
+    assert sweep(house.services, away) == "done here"
+    assert house.mail.readers == ["ann@example.com"]
+
+
+def test_the_sweeper_outlives_a_database_that_is_away_and_defects_of_ours(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    house.hear(an_event(clock))
+    stop, looks = threading.Event(), []
+
+    def ring() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            stop.set()
+
+    troubles = [JournalUnavailableError("away"), ZeroDivisionError()]
+    any_due = house.services.journal.any_due
+
+    def troubled() -> bool:
+        if troubles:
+            raise troubles.pop()
+        return any_due()
+
+    house.services.journal.any_due = troubled  # type: ignore[method-assign]
+    sweep_until(stop, house.services, ring, every_s=0.001)
+    assert len(looks) == 3
+    assert troubles == []
+
+
+def test_claimed_rows_that_were_not_begun_are_given_back(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    house.hear(an_event(clock), an_event(clock, id="e2"))
+    first = house.services.journal.claim(10)
+    house.services.journal.give_back(first)
+    again = house.services.journal.claim(10)
+    assert {event.event.id for event in again} == {"e1", "e2"}
+    assert [event.row.crashes for event in again] == [0, 0], "giving back is no crash"

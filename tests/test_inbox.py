@@ -1,0 +1,148 @@
+"""Many requests, one commit; and what a request is told when the commit does not come."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from core.errors import JournalUnavailableError
+from core.events import Event, EventId
+from integrations.store.database import Database
+from integrations.store.inbox import Inbox
+from integrations.store.journal import Journal
+from tasks.routes import ROUTES
+from tests.house import Clock, an_event
+
+
+class SlowDisk:
+    """Commits when allowed to; remembers the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.allowed = threading.Event()
+        self.reached = threading.Event()
+
+    def insert(self, batch: Sequence[Event]) -> list[bool]:
+        self.batches.append([event.id for event in batch])
+        self.reached.set()
+        assert self.allowed.wait(10)
+        return [True] * len(batch)
+
+
+def test_whoever_arrives_during_a_commit_rides_in_the_next_one(clock: Clock):
+    disk, rings = SlowDisk(), []
+    inbox = Inbox(disk.insert, lambda: rings.append(1), timeout_s=10)
+
+    async def deliver() -> list[bool]:
+        first = asyncio.create_task(inbox.accept(an_event(clock, id="first")))
+        await asyncio.to_thread(disk.reached.wait, 10)
+        others = [asyncio.create_task(inbox.accept(an_event(clock, id=f"e{n}"))) for n in range(20)]
+        await asyncio.sleep(0)
+        disk.allowed.set()
+        return list(await asyncio.gather(first, *others))
+
+    assert asyncio.run(deliver()) == [True] * 21
+    inbox.close()
+    assert [len(batch) for batch in disk.batches] == [1, 20]
+    assert len(rings) == 2
+
+
+def test_a_disk_that_takes_too_long_is_told_to_wix_as_503(clock: Clock):
+    disk = SlowDisk()
+    inbox = Inbox(disk.insert, lambda: None, timeout_s=0.05)
+    with pytest.raises(JournalUnavailableError, match="in time"):
+        asyncio.run(inbox.accept(an_event(clock)))
+    disk.allowed.set()
+    inbox.close()
+
+
+def test_more_waiting_requests_than_there_is_room_for_are_refused_at_once(clock: Clock):
+    disk = SlowDisk()
+    inbox = Inbox(disk.insert, lambda: None, timeout_s=5, most_waiting=2)
+
+    async def deliver() -> list[object]:
+        first = asyncio.create_task(inbox.accept(an_event(clock, id="first")))
+        await asyncio.to_thread(disk.reached.wait, 10)
+        crowd = [asyncio.create_task(inbox.accept(an_event(clock, id=f"e{n}"))) for n in range(5)]
+        await asyncio.sleep(0)
+        disk.allowed.set()
+        return list(await asyncio.gather(first, *crowd, return_exceptions=True))
+
+    answers = asyncio.run(deliver())
+    inbox.close()
+    assert answers[:3] == [True] * 3
+    assert all(isinstance(answer, JournalUnavailableError) for answer in answers[3:])
+    assert len(answers[3:]) == 3
+
+
+def test_a_refused_commit_refuses_everybody_who_rode_in_it(clock: Clock):
+    def away(batch: Sequence[Event]) -> list[bool]:
+        raise JournalUnavailableError("the database is away")
+
+    inbox = Inbox(away, lambda: pytest.fail("nothing was committed"))
+    with pytest.raises(JournalUnavailableError, match="away"):
+        asyncio.run(inbox.accept(an_event(clock)))
+    inbox.close()
+
+
+def test_one_event_the_database_cannot_take_does_not_refuse_the_others(database: Database, clock: Clock):
+    journal = Journal(database, listened=ROUTES)
+    started, go = threading.Event(), threading.Event()
+
+    def insert(batch: Sequence[Event]) -> list[bool]:
+        started.set()
+        assert go.wait(10)
+        if any(event.id == "poison" for event in batch):
+            raise ValueError("no database can take this")
+        return journal.insert(batch)
+
+    inbox = Inbox(insert, lambda: None, timeout_s=10)
+
+    async def deliver() -> list[object]:
+        tasks = [asyncio.create_task(inbox.accept(an_event(clock, id="e0")))]
+        await asyncio.to_thread(started.wait, 10)
+        tasks += [
+            asyncio.create_task(inbox.accept(an_event(clock, id=name))) for name in ("e1", "poison", "e2")
+        ]
+        await asyncio.sleep(0)
+        go.set()
+        return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+    answers = asyncio.run(deliver())
+    inbox.close()
+    assert answers[:2] == [True, True]
+    assert isinstance(answers[2], JournalUnavailableError)
+    assert answers[3] is True
+
+
+def test_closing_commits_what_still_waits(database: Database, clock: Clock):
+    journal = Journal(database, listened=ROUTES)
+    inbox = Inbox(journal.insert, lambda: None)
+
+    async def deliver() -> bool:
+        task = asyncio.create_task(inbox.accept(an_event(clock)))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(inbox.close)
+        return await task
+
+    assert asyncio.run(deliver()) is True
+    assert journal.counts() == {"received": 1}
+
+
+def test_twins_in_one_batch_are_one_new_and_one_known(database: Database, clock: Clock):
+    journal = Journal(database, listened=ROUTES)
+    other = an_event(clock, id="e2")
+    assert journal.insert([an_event(clock), other, an_event(clock)]) == [True, True, False]
+    assert journal.insert([other]) == [False]
+
+
+def test_the_same_id_on_another_site_is_another_event(database: Database, clock: Clock):
+    from dataclasses import replace
+
+    journal = Journal(database, listened=ROUTES)
+    ours = an_event(clock)
+    theirs = replace(ours, site="another-site", id=EventId(ours.id))  # type: ignore[arg-type]
+    assert journal.insert([ours, theirs]) == [True, True]

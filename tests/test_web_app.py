@@ -1,0 +1,213 @@
+"""The web process as it is put together: real signatures, a real journal, and a broker that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from starlette.applications import Starlette
+
+from asgi import create_app
+from config.settings import Settings, load_settings
+from core.community import MemberId, SiteId
+from integrations.email.unsubscribe import UnsubscribeClaim, UnsubscribeTokens
+from integrations.store.database import Database
+from integrations.store.suppressions import Suppressions
+from integrations.store.tables import events
+from tests.webhooks.wix_signing import NEXT_KEY, STRANGERS_KEY, WIX_KEY, delivery
+
+SECRET = "a secret of at least sixteen characters"
+
+
+def settings_for(database_url: str, folder: Path, **more: Any) -> Settings:
+    def pem(key: Any) -> str:
+        return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+    return load_settings(
+        env_file=None,
+        wix_app_id="app",
+        wix_app_secret="app-secret",
+        wix_public_key=pem(WIX_KEY),
+        wix_public_key_next=pem(NEXT_KEY),
+        secret_key=SECRET,
+        database_url=database_url,
+        # Nobody listens there: the broker's absence must not fail a delivery.
+        redis_url=f"unix://{folder}/nobody.sock",
+        data_dir=str(folder),
+        **more,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://usher.example") as client,
+    ):
+        yield client
+
+
+def rows(url: str) -> list[Any]:
+    database = Database(url)
+    try:
+        with database.begin() as tx:
+            return list(tx.execute(sa.select(events)))
+    finally:
+        database.close()
+
+
+def test_a_delivery_is_in_the_database_when_200_is_answered_though_the_broker_is_away(
+    database_url: str, tmp_path: Path
+):
+    async def deliver() -> tuple[list[int], int]:
+        async with running(create_app(settings_for(database_url, tmp_path))) as client:
+            body = delivery()
+            answers = [(await client.post("/webhooks/wix", content=body)).status_code for _ in range(3)]
+            return answers, len(rows(database_url))
+
+    assert asyncio.run(deliver()) == ([200, 200, 200], 1)
+
+
+def test_both_keys_are_accepted_during_a_rotation_and_no_third(database_url: str, tmp_path: Path):
+    async def deliver() -> list[int]:
+        async with running(create_app(settings_for(database_url, tmp_path))) as client:
+            return [
+                (await client.post("/webhooks/wix", content=delivery(key=key))).status_code
+                for key in (WIX_KEY, NEXT_KEY, STRANGERS_KEY)
+            ]
+
+    assert asyncio.run(deliver()) == [200, 200, 401]
+
+
+def test_a_hundred_deliveries_at_once_are_all_committed(database_url: str, tmp_path: Path):
+    def one(number: int) -> bytes:
+        event = {"id": f"e{number}", "actionEvent": {"body": {}}, "eventTime": "2026-05-03T11:20:01Z"}
+        return delivery(event)
+
+    async def deliver() -> list[int]:
+        async with running(create_app(settings_for(database_url, tmp_path))) as client:
+            answers = await asyncio.gather(
+                *(client.post("/webhooks/wix", content=one(number)) for number in range(100))
+            )
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(deliver()) == [200] * 100
+    assert len(rows(database_url)) == 100
+
+
+def test_a_locked_database_is_answered_with_503_and_the_next_delivery_with_200(tmp_path: Path):
+    path = tmp_path / "usher.db"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+
+    async def deliver() -> list[int]:
+        async with running(create_app(settings_for(f"sqlite:///{path}", tmp_path))) as client:
+            blocker = sqlite3.connect(path, isolation_level=None)
+            blocker.execute("BEGIN IMMEDIATE")
+            refused = await client.post("/webhooks/wix", content=delivery())
+            blocker.execute("ROLLBACK")
+            blocker.close()
+            accepted = await client.post("/webhooks/wix", content=delivery())
+            return [refused.status_code, accepted.status_code]
+
+    assert asyncio.run(deliver()) == [503, 200]
+    assert len(rows(f"sqlite:///{path}")) == 1
+
+
+def test_a_database_that_was_never_migrated_stops_the_start(tmp_path: Path):
+    from core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="run `usher migrate`"):
+        create_app(settings_for(f"sqlite:///{tmp_path / 'empty.db'}", tmp_path))
+
+
+def test_one_click_is_effective_before_the_answer(database_url: str, tmp_path: Path):
+    claim = UnsubscribeClaim(SiteId("site"), MemberId("m-ann"), "hash-of-ann")
+    token = UnsubscribeTokens(SECRET).issue(claim)
+
+    def suppressed() -> dict[MemberId, dict[str, str]]:
+        database = Database(database_url)
+        try:
+            return Suppressions(database).reasons(claim.site, [(MemberId("someone-else"), "hash-of-ann")])
+        finally:
+            database.close()
+
+    async def click() -> None:
+        async with running(create_app(settings_for(database_url, tmp_path))) as client:
+            for _ in range(3):
+                assert (await client.get(f"/unsubscribe/{token}")).status_code == 200
+            assert suppressed() == {}, "looking changes nothing"
+            forged = token[:-1] + ("A" if token[-1] != "A" else "B")
+            assert (await client.post(f"/unsubscribe/{forged}")).status_code == 404
+            assert suppressed() == {}
+            answer = await client.post(
+                f"/unsubscribe/{token}", content="List-Unsubscribe=One-Click", headers={"Cookie": "a=b"}
+            )
+            assert answer.status_code == 200
+            assert "set-cookie" not in answer.headers
+            assert suppressed() == {
+                MemberId("someone-else"): {"promotional": "unsubscribed here (one click)"}
+            }
+
+    asyncio.run(click())
+
+
+def test_readiness_says_what_is_wrong_and_stays_200_while_deliveries_can_be_committed(
+    database_url: str, tmp_path: Path
+):
+    async def look() -> httpx.Response:
+        async with running(create_app(settings_for(database_url, tmp_path))) as client:
+            return await client.get("/health/ready")
+
+    answer = asyncio.run(look())
+    found = answer.json()
+    assert answer.status_code == 200
+    assert found["status"] == "degraded"
+    assert found["checks"]["database"] == "ok"
+    assert found["checks"]["worker"].startswith("no worker")
+    assert "not reachable" in found["checks"]["redis"]
+    assert found["checks"]["broker"] != "ok"
+
+
+def test_the_metrics_count_rows_and_deliveries(database_url: str, tmp_path: Path):
+    async def look() -> str:
+        async with running(create_app(settings_for(database_url, tmp_path))) as client:
+            await client.post("/webhooks/wix", content=delivery())
+            await client.post("/webhooks/wix", content=delivery(key=STRANGERS_KEY))
+            return (await client.get("/metrics")).text
+
+    text = asyncio.run(look())
+    assert 'usher_events{state="received"} 1.0' in text
+    assert 'usher_webhook_deliveries_total{outcome="new"} 1.0' in text
+    assert 'usher_webhook_deliveries_total{outcome="bad_signature"} 1.0' in text
+
+
+def test_refusing_ten_hostile_deliveries_leaves_no_row(database_url: str, tmp_path: Path):
+    async def attack() -> list[int]:
+        async with running(create_app(settings_for(database_url, tmp_path))) as client:
+            bodies = [
+                delivery(key=STRANGERS_KEY),
+                delivery(exp=1),
+                delivery(header={"alg": "none"}),
+                delivery(header={"alg": "HS256"}),
+                delivery()[:-5],
+                b"x" * (1024 * 1024 + 1),
+                json.dumps({"eventType": "AppRemoved"}).encode(),
+                delivery(event="not json"),
+                b"",
+                b"..",
+            ]
+            return [(await client.post("/webhooks/wix", content=body)).status_code for body in bodies]
+
+    assert asyncio.run(attack()) == [401, 401, 401, 401, 401, 413, 401, 400, 401, 401]
+    assert rows(database_url) == []
