@@ -88,8 +88,8 @@ def main(arguments: list[str]) -> None:
         for command in LINT:
             run([str(BIN / command[0]), *command[1:]], env)
     commands = {
-        "test": [str(PYTHON), "-m", "pytest", *rest],
-        "check": [str(PYTHON), "-m", "pytest", *rest],
+        "test": [str(PYTHON), "-m", "pytest", "-n", "auto", *rest],
+        "check": [str(PYTHON), "-m", "pytest", "-n", "auto", *rest],
         "bench": [str(PYTHON), "-m", "benchmarks", *rest],
         "demo": [str(BIN / "usher"), "demo", *rest],
         "run": [str(BIN / "usher"), "run", *rest],

@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from seaside import Clock
 
 from sandbox.app import create_app
 from sandbox.community import Community
 from sandbox.house import APP_SECRET, Sandbox
 from sandbox.loading import DEFAULT_COMMUNITY, read_community
 from sandbox.sender import Keys
+from tests.sandbox.seaside import Clock
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,22 @@ from typing import Any
 
 import httpx
 import pytest
-from seaside import ADA, BEN, CHLOE, DMITRI, GROUPS_URL, JOIN_URL, MEMBERS_URL, NOBODY, RUNNERS, YOGA, Clock
 
 from sandbox.house import API_KEY, Sandbox
 from sandbox.switches import patched
+from tests.sandbox.seaside import (
+    ADA,
+    BEN,
+    CHLOE,
+    DMITRI,
+    GROUPS_URL,
+    JOIN_URL,
+    MEMBERS_URL,
+    NOBODY,
+    RUNNERS,
+    YOGA,
+    Clock,
+)
 
 pytestmark = pytest.mark.anyio
 

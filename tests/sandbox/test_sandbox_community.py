@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from seaside import ADA, BEN, CHLOE, DMITRI, NOBODY, RUNNERS, YOGA, Clock
 
 from sandbox.acts import ACTS, perform
 from sandbox.community import Community, ConflictError, InvalidError, PreconditionError, UnknownError
 from sandbox.loading import load_community
 from sandbox.reading import InputError
+from tests.sandbox.seaside import ADA, BEN, CHLOE, DMITRI, NOBODY, RUNNERS, YOGA, Clock
 
 CLASS_QUESTION = "66d1c0b5-2a3f-4e4d-8c5b-1a2b3c4d5e01"
 

