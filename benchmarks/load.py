@@ -126,7 +126,8 @@ async def _drive(port: int, requests: list[bytes], connections: int, rate: float
     run = _Run(iter(requests), paced=rate > 0)
     run.expected = len(requests)
     opened = [
-        (await loop.create_connection(lambda: _Connection(run), "127.0.0.1", port))[1] for _ in range(connections)
+        (await loop.create_connection(lambda: _Connection(run), "127.0.0.1", port))[1]
+        for _ in range(connections)
     ]
     started_s = time.perf_counter()
     for connection in opened:

@@ -80,7 +80,12 @@ def send_by_hand(port: int, letter: bytes, count: int) -> float:
         hear()
         started_s = time.perf_counter()
         for _ in range(count):
-            for said in (b"MAIL FROM:<a@example.com>\r\n", b"RCPT TO:<by-hand>\r\n", b"DATA\r\n", letter + b".\r\n"):
+            for said in (
+                b"MAIL FROM:<a@example.com>\r\n",
+                b"RCPT TO:<by-hand>\r\n",
+                b"DATA\r\n",
+                letter + b".\r\n",
+            ):
                 sock.sendall(said)
                 hear()
         return count / (time.perf_counter() - started_s)

@@ -103,7 +103,9 @@ def running(
             process.wait(timeout=5)
 
 
-def wait_for(condition: Callable[[], bool], what: str, within_s: float = START_WITHIN_S, every_s: float = 0.005) -> None:
+def wait_for(
+    condition: Callable[[], bool], what: str, within_s: float = START_WITHIN_S, every_s: float = 0.005
+) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline:
@@ -228,7 +230,10 @@ def postgres(folder: Path, *names: str) -> Iterator[list[str]]:
         url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            durable = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in ("fsync", "synchronous_commit")]
+            durable = [
+                connection.exec_driver_sql(f"SHOW {name}").scalar()
+                for name in ("fsync", "synchronous_commit")
+            ]
             if durable != ["on", "on"]:
                 raise RuntimeError(f"this PostgreSQL does not keep what it commits: {durable}")
             for name in names:
@@ -258,7 +263,9 @@ def report(
     print(f"  {'':{width}} {'median':>10} {'lowest':>10} {'highest':>10}   {ratio_title}")
     for name, found in values.items():
         ratio = f"{_ratio(found, values[reference]):8.2f}" if reference else ""
-        figures = "".join(f"{_number(figure):>11}" for figure in (statistics.median(found), min(found), max(found)))
+        figures = "".join(
+            f"{_number(figure):>11}" for figure in (statistics.median(found), min(found), max(found))
+        )
         print(f"  {name:{width}}{figures}   {ratio}")
     for bar in bars:
         found = values[bar.line]

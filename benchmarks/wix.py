@@ -17,8 +17,14 @@ import uvloop
 
 from benchmarks.tools import GROUP, SITE
 
-_QUESTIONS = {"q1": {"id": "q1", "text": "What do you like to do?"}, "q2": {"id": "q2", "text": "Anything else?"}}
-_ANSWERS = [{"id": "q1", "text": "Trail running, cooking and long walks by the sea"}, {"id": "q2", "text": "I travel in June"}]
+_QUESTIONS = {
+    "q1": {"id": "q1", "text": "What do you like to do?"},
+    "q2": {"id": "q2", "text": "Anything else?"},
+}
+_ANSWERS = [
+    {"id": "q1", "text": "Trail running, cooking and long walks by the sea"},
+    {"id": "q2", "text": "I travel in June"},
+]
 
 
 def answer(path: str, body: Any) -> dict[str, Any]:

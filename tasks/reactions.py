@@ -13,7 +13,7 @@ from core.automations import TRIGGERS, Outcome, applicable, weigh
 from core.community import Answer, Group, MemberId, Membership
 from core.consent import Purpose
 from core.errors import ForbiddenError, PermanentError, RetryableError
-from core.events import Details, Event
+from core.events import JOIN_APPROVED, Details, Event
 from core.letters import Effects, PlannedLetter, StopLetters, WixCall, letter_key, lost_ground
 from tasks.services import Services
 
@@ -21,7 +21,13 @@ Reaction = Callable[[Event, Details, Services], Effects]
 
 
 class NotYetError(RetryableError):
-    """Wix does not show yet what the event told: its read side may lag some seconds behind."""
+    """Wix does not show yet what the event told: its read side may lag some seconds behind.
+
+    Asked again soon at first, then less often. Waiting uses no attempts up.
+    """
+
+    def __init__(self, message: str, age_s: float = 0.0) -> None:
+        super().__init__(message, retry_after_s=max(2.0, age_s / 2), counts=False)
 
 
 def apply_automations(event: Event, details: Details, services: Services) -> Effects:
@@ -44,7 +50,7 @@ def apply_automations(event: Event, details: Details, services: Services) -> Eff
     group = services.wix.get_group(event.site, details.group)
     if group is None:
         if age_s < services.settle_s:
-            raise NotYetError("Wix does not know the group yet", retry_after_s=3.0, counts=False)
+            raise NotYetError("Wix does not know the group yet", age_s)
         return Effects(ignored="Wix does not know the group")
     listening = applicable(rules, trigger, event.site, group)
     if not listening:
@@ -55,7 +61,7 @@ def apply_automations(event: Event, details: Details, services: Services) -> Eff
         standing = services.wix.get_membership(event.site, details.group, details.member)
         gone = lost_ground(trigger, standing)
         if gone and standing.status == "none" and age_s < services.settle_s:
-            raise NotYetError(f"Wix does not show it yet ({gone})", retry_after_s=3.0, counts=False)
+            raise NotYetError(f"Wix does not show it yet ({gone})", age_s)
     place = _Place(group, details.member, details.joined_at, details.reason)
     answers: tuple[Answer, ...] | None = ()
     unread = ""
@@ -161,7 +167,7 @@ def _which_join(event: Event, place: _Place, services: Services) -> datetime:
     """Tells one joining from the next. The date in the group's list is the same whichever event told of it."""
     if place.joined_at is not None:
         return place.joined_at
-    if TRIGGERS[event.type] in ("join_approved", "role_assigned"):
+    if event.type == JOIN_APPROVED:
         listed = services.wix.get_joined_at(event.site, place.group.id, place.member)
         if listed.joined_at is not None:
             return listed.joined_at

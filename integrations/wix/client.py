@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from itertools import islice
 from typing import Any, TypeVar
 
 import httpx
@@ -103,16 +104,23 @@ class WixClient(WixPort):
     def get_membership(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
         memberships = self._walk(site, partial(protocol.list_memberships, member), protocol.read_memberships)
         try:
-            return next((found for id_, found in memberships if id_ == group), Membership("none"))
+            found = next((found for id_, found in memberships if id_ == group), None)
         except (ForbiddenError, UnauthorizedError, NotFoundError):
             return self.get_joined_at(site, group, member)
+        # Whether an app is shown the memberships of others is not certain (wix/groups.md, section 7): before
+        # somebody is taken for gone, the newest page of the group's own lists is asked.
+        return found or self._look_up(site, group, member, newest=protocol.BATCH)
 
     def get_joined_at(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
+        return self._look_up(site, group, member, newest=None)
+
+    def _look_up(self, site: SiteId, group: GroupId, member: MemberId, *, newest: int | None) -> Membership:
+        """Where the member stands by the group's own lists, which are newest first."""
         try:
-            for id_, membership in self.list_group_members(site, group):
+            for id_, membership in islice(self.list_group_members(site, group), newest):
                 if id_ == member:
                     return membership
-            pending = any(id_ == member for id_ in self.list_join_requests(site, group))
+            pending = any(id_ == member for id_ in islice(self.list_join_requests(site, group), newest))
         except NotFoundError:
             pending = False
         return Membership("pending" if pending else "none")

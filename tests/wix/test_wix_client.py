@@ -193,9 +193,42 @@ def join_requests(*members: str, status: str = "PENDING") -> httpx.Response:
 
 
 def test_a_member_of_other_groups_is_not_in_this_one():
-    wix = WixStandIn().on(MEMBERSHIPS, memberships(("other", "JOINED")))
+    wix = (
+        WixStandIn()
+        .on(MEMBERSHIPS, memberships(("other", "JOINED")))
+        .on(GROUP_MEMBERS, group_members(BEN))
+        .on(JOIN_REQUESTS, join_requests())
+    )
 
     assert a_client(wix).get_membership(SITE, GROUP, CHLOE) == Membership("none")
+
+
+@pytest.mark.parametrize(
+    ("members", "asking", "status"), [([CHLOE], [], "joined"), ([BEN], [CHLOE], "pending")]
+)
+def test_an_app_that_is_shown_no_memberships_sees_newcomers_in_the_groups_own_lists(
+    members: list[str], asking: list[str], status: str
+):
+    wix = (
+        WixStandIn()
+        .on(MEMBERSHIPS, memberships())
+        .on(GROUP_MEMBERS, group_members(*members))
+        .on(JOIN_REQUESTS, join_requests(*asking))
+    )
+
+    assert a_client(wix).get_membership(SITE, GROUP, CHLOE).status == status
+
+
+def test_the_second_look_costs_one_page_however_large_the_group_is():
+    wix = (
+        WixStandIn()
+        .on(MEMBERSHIPS, memberships())
+        .on(GROUP_MEMBERS, group_members(*(f"m{number}" for number in range(100))))
+        .on(JOIN_REQUESTS, join_requests())
+    )
+
+    assert a_client(wix).get_membership(SITE, GROUP, CHLOE) == Membership("none")
+    assert len(wix.asked_for(GROUP_MEMBERS)) == 1
 
 
 def test_memberships_are_read_page_by_page_until_found():
@@ -441,7 +474,8 @@ def test_a_decision_that_wix_refuses_while_it_lists_the_request_is_tried_again(p
 
 
 def test_approving_a_request_that_was_taken_back_is_not_found():
-    wix = WixStandIn().on(APPROVE, NOT_FOUND).on(MEMBERSHIPS, memberships())
+    wix = WixStandIn().on(APPROVE, NOT_FOUND).on(MEMBERSHIPS, memberships(("other", "JOINED")))
+    wix.on(GROUP_MEMBERS, group_members(BEN)).on(JOIN_REQUESTS, join_requests())
 
     with pytest.raises(NotFoundError):
         a_client(wix).approve_requests(SITE, GROUP, [CHLOE])

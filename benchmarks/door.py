@@ -1,0 +1,286 @@
+"""The door: how many deliveries it takes, how soon it answers, and what a stranger's megabyte costs."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from benchmarks.load import Sent, send, write_bodies
+from benchmarks.tools import (
+    GROUP,
+    SITE,
+    Bar,
+    Installation,
+    Size,
+    alternate,
+    helper,
+    install,
+    percentile,
+    postgres,
+    public_pem,
+    report,
+    signing_key,
+    workshop,
+)
+
+TOKEN_BYTES = 3000
+_HEAD = base64.urlsafe_b64encode(b'{"alg":"RS256","kid":"benchmark","typ":"JWT"}').rstrip(b"=")
+
+
+def a_delivery(event_id: str, member: str, *, pad: int = 0) -> bytes:
+    """The claims of one "somebody joined", before signing. `pad` characters stand for whatever else Wix says."""
+    now_s = int(time.time())
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s))
+    person = {"memberId": member, "role": {"value": "MEMBER"}, "joinedDate": at}
+    event = {
+        "id": event_id,
+        "entityFqdn": "wix.social_groups.v2.group_member",
+        "slug": "added",
+        "entityId": GROUP,
+        "eventTime": at,
+        "triggeredByAnonymizeRequest": False,
+        "actionEvent": {"body": {"groupId": GROUP, "groupMember": person, "note": "x" * pad}},
+    }
+    outer = {
+        "eventType": "wix.social_groups.v2.group_member_added",
+        "instanceId": SITE,
+        "data": json.dumps(event),
+        "identity": json.dumps({"identityType": "WIX_USER", "wixUserId": SITE}),
+    }
+    return json.dumps({"data": json.dumps(outer), "iat": now_s, "exp": now_s + 300_000}).encode()
+
+
+def sign(claims: bytes, pem: bytes) -> bytes:
+    key = load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
+    signed = _HEAD + b"." + base64.urlsafe_b64encode(claims).rstrip(b"=")
+    signature = key.sign(signed, PKCS1v15(), SHA256())  # type: ignore[call-arg, union-attr, arg-type] # RSA
+    return signed + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")
+
+
+def private_pem() -> bytes:
+    return signing_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def sign_deliveries(count: int) -> list[bytes]:
+    """Tokens of 3,000 bytes, each of another event and member."""
+    pad = (TOKEN_BYTES - len(sign(a_delivery("event-0000000", "member-0000000"), private_pem()))) * 3 // 4
+    claims = [a_delivery(f"event-{n:07}", f"member-{n:07}", pad=pad) for n in range(count)]
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(partial(sign, pem=private_pem()), claims, chunksize=200))
+
+
+@dataclass(frozen=True)
+class Doors:
+    """Whatever takes deliveries, by name: how to send it `count` of them."""
+
+    bodies: Path
+    send: dict[str, Callable[..., Sent]]
+
+
+@contextlib.contextmanager
+def _references(folder: Path, *names: str) -> Iterator[dict[str, Callable[..., Sent]]]:
+    bodies, key = folder / "bodies", folder / "key.pem"
+    key.write_text(public_pem())
+    with contextlib.ExitStack() as stack:
+        found: dict[str, Callable[..., Sent]] = {}
+        for name in names:
+            if name != "naive":
+                port = stack.enter_context(helper("apps", folder / f"{name}.log", name, key))
+                found[name] = partial(send, port, bodies)
+                continue
+            home = stack.enter_context(install(folder / "naive"))
+            redis = home.folder / "redis" / "redis.sock"
+            port = stack.enter_context(helper("apps", folder / "naive.log", name, key, redis))
+            found[name] = partial(_send_naively, home, port, bodies)
+        yield found
+
+
+def _send_naively(home: Installation, port: int, bodies: Path, count: int, **how: float) -> Sent:
+    with home.redis._client() as redis:
+        redis.flushall()
+    return send(port, bodies, count, **how)  # type: ignore[arg-type]
+
+
+def _send_to(home: Installation, bodies: Path, count: int, **how: float) -> Sent:
+    """Everything acknowledged has to be a row afterwards; the table is emptied before."""
+    home.clear("events")
+    sent = send(home.port, bodies, count, **how)  # type: ignore[arg-type]
+    if (rows := home.ask("SELECT count(*) FROM events WHERE state = 'received'")) != count:
+        raise RuntimeError(f"{count} deliveries were acknowledged, {rows} are in the journal")
+    return sent
+
+
+def measure_door(size: Size) -> None:
+    count, few = size.of(8000, 200), size.of(1200, 50)
+    with workshop() as folder, contextlib.ExitStack() as stack:
+        bodies = folder / "bodies"
+        write_bodies(bodies, sign_deliveries(count))
+        references = stack.enter_context(_references(folder, "bare", "verify", "naive"))
+        [url] = stack.enter_context(postgres(folder / "pg", "door"))
+        lite = stack.enter_context(install(folder / "lite"))
+        post = stack.enter_context(install(folder / "post", url))
+        for home in (lite, post):
+            stack.enter_context(home.web())
+        sends = {
+            "bare 200 (the sender's ceiling)": lambda: references["bare"](count),
+            "verify-only": lambda: references["verify"](count),
+            "door, SQLite": lambda: _send_to(lite, bodies, count),
+            "door, PostgreSQL": lambda: _send_to(post, bodies, count),
+            "naive": lambda: references["naive"](few),
+        }
+        for warm_up in sends.values():
+            warm_up()
+        values = alternate(size.repeats, {name: partial(_per_second, run) for name, run in sends.items()})
+    report(
+        f"door: deliveries/s, one process, 32 connections, {TOKEN_BYTES:,}-byte tokens, {count:,} at a time",
+        values,
+        [
+            Bar("door, SQLite", least=0.75, against="verify-only"),
+            Bar("door, PostgreSQL", least=0.75, against="verify-only"),
+            Bar("door, SQLite", least=7, against="naive"),
+            Bar("door, PostgreSQL", least=7, against="naive"),
+        ],
+        reference="verify-only",
+    )
+
+
+def _per_second(run: Callable[[], Sent]) -> float:
+    return run().per_second
+
+
+def measure_latency(size: Size) -> None:
+    seconds = size.of(20, 1) / 10
+    with workshop() as folder, contextlib.ExitStack() as stack:
+        bodies = folder / "bodies"
+        write_bodies(bodies, sign_deliveries(int(2000 * seconds)))
+        references = stack.enter_context(_references(folder, "bare", "naive"))
+        [url] = stack.enter_context(postgres(folder / "pg", "door"))
+        silent = stack.enter_context(
+            socket.create_server(("127.0.0.1", 0))
+        )  # takes connections, says nothing
+        homes = {
+            "SQLite": install(folder / "lite"),
+            "PostgreSQL": install(folder / "post", url),
+            "SQLite, broker away": install(folder / "away", REDIS_URL=f"unix://{folder}/nobody.sock"),
+            "SQLite, broker silent": install(
+                folder / "silent", REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}"
+            ),
+        }
+        sends: dict[str, Callable[..., Sent]] = {"bare 200": references["bare"]}
+        for name, opening in homes.items():
+            home = stack.enter_context(opening)
+            stack.enter_context(home.web())
+            sends[name] = partial(_send_to, home, bodies)
+        for rate in (500, 2000):
+            also = {"naive": references["naive"]} if rate == 500 else {}
+            runs = {
+                name: partial(run, int(rate * seconds), connections=128, rate=rate)
+                for name, run in {**sends, **also}.items()
+            }
+            for warm_up in runs.values():
+                warm_up()
+            delays = {name: _Delays(run) for name, run in runs.items()}
+            values = alternate(size.repeats, {f"p50 {name}": found.p50 for name, found in delays.items()})
+            values |= {f"p99 {name}": found.p99s for name, found in delays.items()}
+            report(
+                f"latency: ms from due to answered, offered {rate:,}/s for {seconds:g} s",
+                values,
+                [Bar(f"p99 {name}", most=30) for name in homes] if rate == 2000 else [],
+            )
+
+
+class _Delays:
+    """One run gives both percentiles."""
+
+    def __init__(self, run: Callable[[], Sent]) -> None:
+        self._run = run
+        self.p99s: list[float] = []
+
+    def p50(self) -> float:
+        delays = self._run().delays_ms
+        self.p99s.append(percentile(delays, 0.99))
+        return percentile(delays, 0.5)
+
+
+def measure_refusal(size: Size) -> None:
+    """Linux only: the processor time of another process is read from /proc."""
+    count = size.of(40, 2)
+    segment = b"A" * (1024 * 1024 - len(_HEAD) - 344)
+    forms = {"false signature": _HEAD + b"." + segment + b"." + b"A" * 342, "no token": b"A" * (1024 * 1024)}
+    with workshop() as folder, contextlib.ExitStack() as stack:
+        key = folder / "key.pem"
+        key.write_text(public_pem())
+        home = stack.enter_context(install(folder / "lite"))
+        web = stack.enter_context(home.web())
+        ports = {
+            "bare (only reads it)": _app(stack, folder, "bare", key),
+            "naive": _app(stack, folder, "naive", key),
+        }
+        ports["door"] = (web, home.port)
+        measures = {
+            f"{name}, {form}": partial(
+                _cpu_ms, *where, body, max(1, count // 10) if name == "naive" else count
+            )
+            for name, where in ports.items()
+            for form, body in forms.items()
+        }
+        for warm_up in measures.values():
+            warm_up()
+        values = alternate(size.repeats, measures)
+    report(
+        "refusal: ms of CPU for an unsigned body of 1 MiB",
+        values,
+        [Bar(f"door, {form}", most=3) for form in forms],
+        reference="bare (only reads it), false signature",
+    )
+
+
+def _app(stack: contextlib.ExitStack, folder: Path, name: str, key: Path) -> tuple[int, int]:
+    port = stack.enter_context(helper("apps", folder / f"{name}.log", name, key, folder / "nobody.sock"))
+    return _pid_listening_on(port), port
+
+
+def _pid_listening_on(port: int) -> int:
+    wanted = f"benchmarks.apps\0{port}\0".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (folder / "cmdline").read_bytes():
+                return int(folder.name)
+    raise RuntimeError(f"no process for port {port}")
+
+
+def _cpu_ms(pid: int, port: int, body: bytes, count: int) -> float:
+    before_s = _cpu_s(pid)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    for _ in range(count):
+        connection.request("POST", "/webhooks/wix", body)
+        answer = connection.getresponse()
+        answer.read()
+    connection.close()
+    return (_cpu_s(pid) - before_s) * 1000 / count
+
+
+def _cpu_s(pid: int) -> float:
+    """To the nanosecond: all threads of a process."""
+    return (
+        sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
+        / 1e9
+    )
