@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from admin.processes import ROOT
 from benchmarks.tools import (
-    ROOT,
     Bar,
     Size,
     alternate,

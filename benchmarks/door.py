@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from benchmarks.tools import (
     signing_key,
     workshop,
 )
+from integrations.wix.shared import open_redis
 
 TOKEN_BYTES = 3000
 _HEAD = base64.urlsafe_b64encode(b'{"alg":"RS256","kid":"benchmark","typ":"JWT"}').rstrip(b"=")
@@ -87,14 +87,6 @@ def sign_deliveries(count: int) -> list[bytes]:
         return list(pool.map(partial(sign, pem=private_pem()), claims, chunksize=200))
 
 
-@dataclass(frozen=True)
-class Doors:
-    """Whatever takes deliveries, by name: how to send it `count` of them."""
-
-    bodies: Path
-    send: dict[str, Callable[..., Sent]]
-
-
 @contextlib.contextmanager
 def _references(folder: Path, *names: str) -> Iterator[dict[str, Callable[..., Sent]]]:
     bodies, key = folder / "bodies", folder / "key.pem"
@@ -103,19 +95,19 @@ def _references(folder: Path, *names: str) -> Iterator[dict[str, Callable[..., S
         found: dict[str, Callable[..., Sent]] = {}
         for name in names:
             if name != "naive":
-                port = stack.enter_context(helper("apps", folder / f"{name}.log", name, key))
-                found[name] = partial(send, port, bodies)
+                app = stack.enter_context(helper("apps", folder / f"{name}.log", name, key))
+                found[name] = partial(send, app.port, bodies)
                 continue
             home = stack.enter_context(install(folder / "naive"))
             redis = home.folder / "redis" / "redis.sock"
-            port = stack.enter_context(helper("apps", folder / "naive.log", name, key, redis))
-            found[name] = partial(_send_naively, home, port, bodies)
+            app = stack.enter_context(helper("apps", folder / "naive.log", name, key, redis))
+            found[name] = partial(_send_naively, home, app.port, bodies)
         yield found
 
 
 def _send_naively(home: Installation, port: int, bodies: Path, count: int, **how: float) -> Sent:
-    with home.redis._client() as redis:
-        redis.flushall()
+    with open_redis(f"unix://{home.folder}/redis/redis.sock") as redis:
+        redis.flushall()  # type: ignore[no-untyped-call]
     return send(port, bodies, count, **how)  # type: ignore[arg-type]
 
 
@@ -254,17 +246,8 @@ def measure_refusal(size: Size) -> None:
 
 
 def _app(stack: contextlib.ExitStack, folder: Path, name: str, key: Path) -> tuple[int, int]:
-    port = stack.enter_context(helper("apps", folder / f"{name}.log", name, key, folder / "nobody.sock"))
-    return _pid_listening_on(port), port
-
-
-def _pid_listening_on(port: int) -> int:
-    wanted = f"benchmarks.apps\0{port}\0".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if wanted in (folder / "cmdline").read_bytes():
-                return int(folder.name)
-    raise RuntimeError(f"no process for port {port}")
+    found = stack.enter_context(helper("apps", folder / f"{name}.log", name, key, folder / "nobody.sock"))
+    return found.pid, found.port
 
 
 def _cpu_ms(pid: int, port: int, body: bytes, count: int) -> float:

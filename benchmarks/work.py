@@ -71,9 +71,7 @@ any = ["promo code*", "buy followers"]
 
 
 @contextlib.contextmanager
-def _workers(
-    folder: Path, *processes: tuple[str, ...], **settings: object
-) -> Iterator[dict[str, Installation]]:
+def _workers(folder: Path, *processes: tuple[str, ...], **settings: str) -> Iterator[dict[str, Installation]]:
     """An installation on each database, with its processes."""
     with contextlib.ExitStack() as stack:
         [url] = stack.enter_context(postgres(folder / "pg", "work"))
@@ -95,7 +93,7 @@ def _ring(home: Installation) -> None:
 def measure_worker(size: Size) -> None:
     count = size.of(1500, 20)
     with workshop() as folder, contextlib.ExitStack() as stack:
-        wix = stack.enter_context(helper("wix", folder / "wix.log"))
+        wix = stack.enter_context(helper("wix", folder / "wix.log")).port
         automations = folder / "automations.toml"
         automations.write_text(LATER, encoding="utf-8")
         homes = stack.enter_context(
@@ -103,7 +101,7 @@ def measure_worker(size: Size) -> None:
                 folder,
                 ("worker", "--concurrency", "1"),
                 WIX_API_URL=f"http://127.0.0.1:{wix}",
-                AUTOMATIONS_FILE=automations,
+                AUTOMATIONS_FILE=str(automations),
             )
         )
         measures: dict[str, Callable[[], float]] = {
@@ -176,9 +174,9 @@ def _only_the_calls(port: int, count: int) -> float:
 def measure_letters(size: Size) -> None:
     count = size.of(1000, 20)
     with workshop() as folder, contextlib.ExitStack() as stack:
-        wix = stack.enter_context(helper("wix", folder / "wix.log"))
+        wix = stack.enter_context(helper("wix", folder / "wix.log")).port
         log = folder / "taken"
-        sink = stack.enter_context(helper("sink", folder / "sink.log", log))
+        sink = stack.enter_context(helper("sink", folder / "sink.log", log)).port
         taken = Taken(log)
         homes = stack.enter_context(
             _workers(
@@ -279,9 +277,9 @@ def measure_join(size: Size) -> None:
     """Each joining waits until the one before is through: the system is idle when it comes."""
     count = size.of(12, 2)
     with workshop() as folder, contextlib.ExitStack() as stack:
-        wix = stack.enter_context(helper("wix", folder / "wix.log"))
+        wix = stack.enter_context(helper("wix", folder / "wix.log")).port
         log = folder / "taken"
-        sink = stack.enter_context(helper("sink", folder / "sink.log", log))
+        sink = stack.enter_context(helper("sink", folder / "sink.log", log)).port
         taken = Taken(log)
         homes = stack.enter_context(
             _workers(
