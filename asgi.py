@@ -12,11 +12,10 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
 
-from admin.processes import open_database
 from config.settings import Settings
 from core.errors import JournalUnavailableError
 from integrations.email.unsubscribe import UnsubscribeClaim, UnsubscribeTokens
-from integrations.store.database import Database
+from integrations.store.database import Database, open_database
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.inbox import Inbox
 from integrations.store.journal import Journal
@@ -39,7 +38,7 @@ WORKER_SILENT_AFTER_S = 30.0
 def create_app(settings: Settings) -> Starlette:
     """The web process for settings that were checked. Opens its connections when it starts, not here."""
     # Wix waits 1.25 s: a lock that is held longer than a second is answered with 503.
-    database = open_database(settings, timeout_s=1.0)
+    database = open_database(settings.database, timeout_s=1.0)
     journal = Journal(database, listened=ROUTES)
     suppressions = Suppressions(database)
     celery = create_celery_app(settings.broker, publisher=True)

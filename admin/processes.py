@@ -125,15 +125,6 @@ def make_data_dir(settings: Settings) -> None:
         ) from exc
 
 
-def open_database(settings: Settings, *, timeout_s: float = 5.0) -> Database:
-    """The database, its tables known to be those of this release, or not reachable right now."""
-    database = Database(settings.database, timeout_s=timeout_s)
-    # A database that is away now may come back; a process that starts meanwhile waits for it.
-    with contextlib.suppress(JournalUnavailableError):
-        database.require_current()
-    return database
-
-
 @contextlib.contextmanager
 def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
     """Everything a worker works with, closed at the end of the block. Build it after the fork."""

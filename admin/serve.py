@@ -8,8 +8,9 @@ import sys
 import threading
 from collections.abc import Callable
 
-from admin.processes import check_settings, keep_beating, open_database, open_services
+from admin.processes import check_settings, keep_beating, open_services
 from config.logging import set_up_logging
+from integrations.store.database import open_database
 from tasks.services import Services
 
 
@@ -42,7 +43,7 @@ def serve_worker(concurrency: int) -> None:
     from tasks.app import add_tasks, create_app
 
     checked = check_settings(sends=True)
-    open_database(checked.settings).close()
+    open_database(checked.settings.database).close()
     set_up_logging("worker")
     setup_logging.connect(lambda **_: set_up_logging("worker"), weak=False)
     celery = create_app(checked.settings.broker, publisher=False)
@@ -78,7 +79,7 @@ def serve_beat() -> None:
     from tasks.sweep import sweep_until
 
     checked = check_settings(sends=True)
-    open_database(checked.settings).close()
+    open_database(checked.settings.database).close()
     set_up_logging("beat")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

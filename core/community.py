@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NewType
+from typing import NewType, TypeGuard
 
 SiteId = NewType("SiteId", str)
 """The tenant: Wix's app instance id, one for each site that installed the app."""
 GroupId = NewType("GroupId", str)
 MemberId = NewType("MemberId", str)
+
+
+LONGEST_ID = 200
+
+
+def is_plain(value: object, longest: int) -> TypeGuard[str]:
+    """Fit to be an id: printable ASCII without spaces, so it can stand in keys, logs and every database."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= longest
+        and value.isascii()
+        and value.isprintable()
+        and " " not in value
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NewType, NoReturn, TypeGuard
+from typing import Any, NewType, NoReturn
 
-from core.community import GroupId, MemberId, SiteId
+from core.community import LONGEST_ID, GroupId, MemberId, SiteId, is_plain
 from core.errors import MalformedEventError
 
 EventId = NewType("EventId", str)
@@ -51,7 +51,6 @@ _TYPES = {
     "AppRemoved": APP_REMOVED,
 }
 
-_LONGEST_ID = 200
 _LONGEST_TYPE = 200
 
 
@@ -92,7 +91,7 @@ def open_delivery(claims: Mapping[str, Any], received_at: datetime) -> Event:
     """
     outer = parse_object(claims.get("data"), "data")
     wire_type = _text(outer.get("eventType"), "eventType", _LONGEST_TYPE)
-    site = SiteId(_text(outer.get("instanceId"), "instanceId", _LONGEST_ID))
+    site = SiteId(_text(outer.get("instanceId"), "instanceId", LONGEST_ID))
     payload = outer.get("data")
     if isinstance(payload, dict):  # instead of a text: not seen, harmless to read
         try:
@@ -112,7 +111,7 @@ def open_delivery(claims: Mapping[str, Any], received_at: datetime) -> Event:
     if event_type in (APP_INSTALLED, APP_REMOVED):
         # Removing the app twice reads the same both times; only the token's own time tells them apart.
         event_id = _hash_id(site, wire_type, payload, issued_at.isoformat() if issued_at else "")
-    elif not _is_plain(event_id, _LONGEST_ID):
+    elif not is_plain(event_id, LONGEST_ID):
         event_id = _hash_id(site, wire_type, payload)
     return Event(
         id=EventId(event_id),
@@ -144,10 +143,10 @@ def read_details(event: Event) -> Details:
     role = (_object(body.get("role")) or _object(person.get("role"))).get("value")
     reason = _object(person.get("requestDetails")).get("rejectionReason")
     return Details(
-        group=GroupId(group) if _is_plain(group, _LONGEST_ID) else None,
-        member=MemberId(member) if _is_plain(member, _LONGEST_ID) else None,
+        group=GroupId(group) if is_plain(group, LONGEST_ID) else None,
+        member=MemberId(member) if is_plain(member, LONGEST_ID) else None,
         joined_at=parse_time(person.get("joinedDate")),
-        role=role if _is_plain(role, _LONGEST_ID) else "",
+        role=role if is_plain(role, LONGEST_ID) else "",
         reason=_storable(reason) if isinstance(reason, str) else "",
     )
 
@@ -217,20 +216,9 @@ def _storable(text: str) -> str:
 
 
 def _text(value: object, name: str, longest: int) -> str:
-    if not _is_plain(value, longest):
+    if not is_plain(value, longest):
         raise MalformedEventError(f"{name} is missing or not a plain text of at most {longest} characters")
     return value
-
-
-def _is_plain(value: object, longest: int) -> TypeGuard[str]:
-    """Fit to be an id: printable ASCII without spaces, so it can stand in keys, logs and every database."""
-    return (
-        isinstance(value, str)
-        and 0 < len(value) <= longest
-        and value.isascii()
-        and value.isprintable()
-        and " " not in value
-    )
 
 
 def _epoch_time(value: object) -> datetime | None:

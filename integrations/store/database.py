@@ -136,6 +136,18 @@ class Database:
             raise ConfigError("Not fit to start", [f"DATABASE_URL: the database {what}; run `usher migrate`"])
 
 
+def open_database(url: str, *, timeout_s: float = 5.0) -> Database:
+    """The database, its tables known to be those of this release, or not reachable right now.
+
+    Raises ConfigError for tables of another release. A database that is away may come back: a process that
+    starts meanwhile waits for it.
+    """
+    database = Database(url, timeout_s=timeout_s)
+    with contextlib.suppress(JournalUnavailableError):
+        database.require_current()
+    return database
+
+
 def parse_database_url(url: str) -> sa.URL:
     """Raises ConfigError, with a text that holds no password, for what is no URL of a database we know."""
     try:

@@ -15,7 +15,19 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeGuard, TypeVar
 from urllib.parse import quote
 
-from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
+from core.community import (
+    LONGEST_ID,
+    Answer,
+    Group,
+    GroupId,
+    Member,
+    MemberId,
+    Membership,
+    Site,
+    SiteId,
+    Subscription,
+    is_plain,
+)
 from core.errors import ForbiddenError, NotFoundError, PermanentError, RetryableError
 from core.events import parse_time
 
@@ -202,7 +214,7 @@ def decode(status: int, headers: Mapping[str, str], body: bytes, call: str = "a 
 def read_token(body: Mapping[str, Any]) -> tuple[str, float]:
     """The access token and its lifetime in seconds."""
     token = body.get("access_token")
-    if not _is_plain(token, 16_384):
+    if not is_plain(token, 16_384):
         raise RetryableError("createAccessToken: Wix answered without a token")
     lifetime_s = body.get("expires_in")
     if (
@@ -445,14 +457,4 @@ def _name(value: object) -> str:
 
 
 def _is_id(value: object) -> TypeGuard[str]:
-    return _is_plain(value, 200)
-
-
-def _is_plain(value: object, longest: int) -> TypeGuard[str]:
-    return (
-        isinstance(value, str)
-        and 0 < len(value) <= longest
-        and value.isascii()
-        and value.isprintable()
-        and " " not in value
-    )
+    return is_plain(value, LONGEST_ID)
