@@ -24,6 +24,7 @@ from integrations.store.heartbeats import Heartbeats
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
 from integrations.store.outbox import Outbox
+from integrations.store.sites import Sites
 from integrations.store.suppressions import Suppressions
 from integrations.wix.client import WixClient
 from integrations.wix.shared import open_redis
@@ -147,6 +148,7 @@ def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
         ledger=Ledger(database),
         outbox=Outbox(database),
         suppressions=Suppressions(database),
+        sites=Sites(database),
         wix=wix,
         mail=mail,
         renderer=checked.renderer,

@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-T = TypeVar("T")
+from core.community import SiteId
+from core.errors import RetryableError
+from tasks.services import Services
+
+LONGEST_REST_S = 60.0
+TROUBLED_REST_S = 3.0
+"""How long a site rests after Wix failed for it: one row looks again then, and the others wait behind it."""
+
+
+class Claimed(Protocol):
+    @property
+    def site(self) -> SiteId: ...
+
+
+T = TypeVar("T", bound=Claimed)
 
 
 def work_off(
     claim: Callable[[int], Sequence[T]],
-    see_through: Callable[[T], None],
+    see_through: Callable[[T], bool],
     give_back: Callable[[Sequence[T]], None],
     batch: int,
     for_s: float,
@@ -31,17 +45,35 @@ def work_off(
 
 def work_through(
     claimed: Sequence[T],
-    see_through: Callable[[T], None],
+    see_through: Callable[[T], bool],
     give_back: Callable[[Sequence[T]], None],
     ends_at: float,
 ) -> None:
-    """See each row through; when the time is up, or something unforeseen is raised, give back the rest."""
+    """See each row through. `see_through` says whether the row's site can go on.
+
+    Given back untouched: rows of a site that cannot, and what is left when the time is up or something
+    unforeseen is raised.
+    """
+    resting: set[SiteId] = set()
     for number, item in enumerate(claimed):
         if time.monotonic() >= ends_at:
             give_back(claimed[number:])
             return
+        if item.site in resting:
+            give_back([item])
+            continue
         try:
-            see_through(item)
+            if not see_through(item):
+                resting.add(item.site)
         except BaseException:
             give_back(claimed[number + 1 :])
             raise
+
+
+def let_rest(site: SiteId, exc: RetryableError, services: Services) -> None:
+    """Wix refuses or fails for this site: nobody tries again for it, with whatever row, until it may answer.
+
+    Without this every waiting row of a busy site would find out for itself, before those of other sites.
+    """
+    asked_s = TROUBLED_REST_S if exc.retry_after_s is None else exc.retry_after_s
+    services.sites.rest(site, min(LONGEST_REST_S, asked_s))

@@ -17,7 +17,7 @@ from core.errors import (
 from core.events import read_details
 from core.letters import Effects, retry_delay_s
 from integrations.store.journal import ClaimedEvent
-from tasks.claims import work_off
+from tasks.claims import let_rest, work_off
 from tasks.reactions import NotYetError, forget_person
 from tasks.routes import ROUTES
 from tasks.services import Services
@@ -39,8 +39,8 @@ def run_events(services: Services, *, batch: int = 20, for_s: float = 5.0) -> bo
     )
 
 
-def run_event(claimed: ClaimedEvent, services: Services) -> None:
-    """See one event through: done, ignored, later, or dead. Safe to run twice."""
+def run_event(claimed: ClaimedEvent, services: Services) -> bool:
+    """See one event through: done, ignored, later, or dead. Safe to run twice. False: its site has to rest."""
     event = claimed.event
     fields = {"event_id": event.id, "site": event.site, "event_type": event.type}
     try:
@@ -59,16 +59,19 @@ def run_event(claimed: ClaimedEvent, services: Services) -> None:
     except LostLeaseError:
         log.warning("event.lease_lost", extra=fields)
     except RetryableError as exc:
-        if claimed.attempts + 1 >= MOST_ATTEMPTS:
+        if exc.counts and claimed.attempts + 1 >= MOST_ATTEMPTS:
             services.journal.bury(claimed, f"gave up after {MOST_ATTEMPTS} attempts: {exc}")
             log.error("event.dead", extra=fields | {"error": str(exc)})
-            return
+            return True
         delay_s = retry_delay_s(
             claimed.attempts, services.chance(), base_s=2.0, longest_s=1800.0, asked_s=exc.retry_after_s
         )
         services.journal.postpone(claimed, delay_s=delay_s, error=str(exc), counts=exc.counts)
         level = logging.INFO if isinstance(exc, NotYetError) or not exc.counts else logging.WARNING
         log.log(level, "event.postponed", extra=fields | {"error": str(exc), "delay_s": round(delay_s, 1)})
+        if not isinstance(exc, NotYetError):
+            let_rest(event.site, exc, services)
+            return False
     except (PermanentError, MalformedEventError) as exc:
         services.journal.bury(claimed, str(exc))
         log.error("event.dead", extra=fields | {"error": str(exc)})
@@ -82,6 +85,7 @@ def run_event(claimed: ClaimedEvent, services: Services) -> None:
         else:
             delay_s = retry_delay_s(claimed.attempts, services.chance(), base_s=2.0, longest_s=1800.0)
             services.journal.postpone(claimed, delay_s=delay_s, error=type(exc).__name__)
+    return True
 
 
 def react(claimed: ClaimedEvent, services: Services) -> Effects:

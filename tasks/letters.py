@@ -18,6 +18,7 @@ from core.errors import (
     ForbiddenError,
     IntegrationError,
     LostLeaseError,
+    MailDeferredError,
     MailInDoubtError,
     MailRefusedError,
     PermanentError,
@@ -27,7 +28,7 @@ from core.letters import MAIL_GIVES_UP_AFTER, lost_ground, retry_delay_s
 from integrations.email.message import build_message, message_id_for
 from integrations.email.unsubscribe import UnsubscribeClaim
 from integrations.store.ledger import ClaimedLetter
-from tasks.claims import work_through
+from tasks.claims import let_rest, work_through
 from tasks.services import Services
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,9 @@ def deliver_letters(services: Services, *, batch: int = 50, for_s: float = 5.0) 
 
 def _check_site(
     site: SiteId, letters: Sequence[ClaimedLetter], services: Services
-) -> Callable[[ClaimedLetter], None]:
+) -> Callable[[ClaimedLetter], bool]:
     """Ask Wix and the suppressions once for all of them; what comes back sees one letter through."""
-    if site in services.journal.removed_sites([site]):
+    if site in services.sites.removed([site]):
         return lambda letter: _skip(letter, "the app was removed from this site", services)
     try:
         members = services.wix.get_members(site, {letter.member for letter in letters})
@@ -70,13 +71,14 @@ def _check_site(
         site, [(letter.member, hashes.get(letter.member, "")) for letter in letters]
     )
 
-    def see_through(letter: ClaimedLetter) -> None:
+    def see_through(letter: ClaimedLetter) -> bool:
         try:
             _deliver(letter, home, members, subscriptions, suppressed.get(letter.member, {}), services)
         except LostLeaseError:
             log.warning("letter.lease_lost", extra=_fields(letter))
         except IntegrationError as exc:
-            _put_off(letter, exc, services)
+            return _put_off(letter, exc, services)
+        return True
 
     return see_through
 
@@ -166,8 +168,8 @@ def _deliver(
     log.info("letter.sent", extra=_fields(letter))
 
 
-def _put_off(letter: ClaimedLetter, exc: IntegrationError, services: Services) -> None:
-    """Later, or never, by the type of what happened."""
+def _put_off(letter: ClaimedLetter, exc: IntegrationError, services: Services) -> bool:
+    """Later, or never, by the type of what happened. False: it was Wix, and the site has to rest."""
     age = services.now() - letter.created_at
     try:
         if isinstance(exc, RetryableError) and age < MAIL_GIVES_UP_AFTER:
@@ -182,17 +184,22 @@ def _put_off(letter: ClaimedLetter, exc: IntegrationError, services: Services) -
             log.info(
                 "letter.deferred", extra=_fields(letter) | {"error": str(exc), "delay_s": round(delay_s, 1)}
             )
-            return
+            if not isinstance(exc, MailDeferredError):
+                let_rest(letter.site, exc, services)
+                return False
+            return True
         services.ledger.fail(letter, str(exc))
         level = logging.ERROR if isinstance(exc, PermanentError | ForbiddenError) else logging.WARNING
         log.log(level, "letter.failed", extra=_fields(letter) | {"error": str(exc)})
     except LostLeaseError:
         log.warning("letter.lease_lost", extra=_fields(letter))
+    return True
 
 
-def _skip(letter: ClaimedLetter, reason: str, services: Services) -> None:
+def _skip(letter: ClaimedLetter, reason: str, services: Services) -> bool:
     services.ledger.skip(letter, reason)
     log.info("letter.skipped", extra=_fields(letter) | {"reason": reason})
+    return True
 
 
 def _site_or_nameless(site: SiteId, services: Services) -> Site:

@@ -7,7 +7,7 @@ import logging
 from core.errors import IntegrationError, LostLeaseError, RetryableError
 from core.letters import retry_delay_s
 from integrations.store.outbox import OwedCall
-from tasks.claims import work_off
+from tasks.claims import let_rest, work_off
 from tasks.services import Services
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def pay_outbox(services: Services, *, batch: int = 20, for_s: float = 5.0) -> bo
     )
 
 
-def _pay(call: OwedCall, services: Services) -> None:
+def _pay(call: OwedCall, services: Services) -> bool:
     fields = {"site": call.site, "kind": call.kind, "group": call.group, "member": call.member}
     try:
         note = _ask_wix(call, services)
@@ -41,14 +41,17 @@ def _pay(call: OwedCall, services: Services) -> None:
         )
         services.outbox.postpone(call, delay_s=delay_s, reason=str(exc), counts=exc.counts)
         log.warning("outbox.postponed", extra=fields | {"error": str(exc), "delay_s": round(delay_s, 1)})
+        let_rest(call.site, exc, services)
+        return False
     except IntegrationError as exc:
         services.outbox.end(call, "failed", str(exc))
         log.error("outbox.failed", extra=fields | {"error": str(exc)})
+    return True
 
 
 def _ask_wix(call: OwedCall, services: Services) -> str | None:
     """Make the call; a text says why it had become pointless."""
-    if call.site in services.journal.removed_sites([call.site]):
+    if call.site in services.sites.removed([call.site]):
         return "the app was removed from this site"
     if call.kind == "approve":
         services.wix.approve_requests(call.site, call.group, [call.member])

@@ -39,7 +39,7 @@ def apply_automations(event: Event, details: Details, services: Services) -> Eff
     rules = services.automations
     if not any(trigger in automation.on for automation in rules.automations):
         return Effects(ignored=f"no automation listens to {trigger}")
-    if event.site in services.journal.removed_sites([event.site]):
+    if event.site in services.sites.removed([event.site]):
         return Effects(ignored="the app was removed from this site")
     age_s = (services.now() - event.occurred_at).total_seconds()
     if age_s > rules.policy.max_age_s:

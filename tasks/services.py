@@ -14,6 +14,7 @@ from integrations.email.unsubscribe import UnsubscribeTokens
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
 from integrations.store.outbox import Outbox
+from integrations.store.sites import Sites
 from integrations.store.suppressions import Suppressions
 
 
@@ -42,6 +43,7 @@ class Services:
     ledger: Ledger
     outbox: Outbox
     suppressions: Suppressions
+    sites: Sites
     wix: WixPort
     mail: MailPort
     renderer: Renderer

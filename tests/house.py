@@ -20,6 +20,7 @@ from integrations.store.database import Database
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
 from integrations.store.outbox import Outbox
+from integrations.store.sites import Sites
 from integrations.store.suppressions import Suppressions
 from tasks.events import run_events
 from tasks.letters import deliver_letters
@@ -191,6 +192,7 @@ def a_house(database: Database, clock: Clock, automations: str = WELCOME, **chan
         ledger=Ledger(database),
         outbox=Outbox(database),
         suppressions=Suppressions(database),
+        sites=Sites(database),
         wix=wix,
         mail=mail,
         renderer=_renderer(),

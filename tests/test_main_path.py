@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 
 from core import events
-from core.community import Answer, Group, GroupId, Member, Membership, Subscription
+from core.community import Answer, Group, GroupId, Member, Membership, SiteId, Subscription
 from core.errors import (
     ForbiddenError,
     LostLeaseError,
@@ -281,6 +282,25 @@ def test_waiting_for_the_budget_uses_no_attempts_up(database: Database, clock: C
         house.work()
         clock.move(seconds=2)
     assert house.mail.readers == ["ann@example.com"]
+
+
+def test_a_site_whose_wix_fails_rests_and_other_sites_go_on(database: Database, clock: Clock):
+    """One row finds out; the others of that site wait behind it and use no attempts up."""
+    house = a_house(database, clock)
+    house.wix.fails["get_group"] = [RetryableError("503")]
+    theirs = replace(an_event(clock, id="theirs"), site=SiteId("another-site"))
+    house.hear(*(an_event(clock, id=f"e{number}") for number in range(5)))
+    house.work()
+    clock.move(seconds=1)
+    house.hear(theirs)
+    house.work()
+    with database.begin() as tx:
+        found = {row.id: (row.state, row.attempts) for row in tx.execute(sa.select(events_table))}
+    assert found.pop("theirs") == ("done", 0)
+    assert sorted(found.values()) == [("received", 0)] * 4 + [("received", 1)]
+    clock.move(minutes=1)
+    house.work()
+    assert {state for state, _ in event_states(database)} == {"done"}
 
 
 def test_an_event_is_dead_when_its_attempts_are_used_up_and_others_go_on(database: Database, clock: Clock):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,8 +18,9 @@ from core.letters import Effects
 from integrations.store.database import Database, Transaction
 from integrations.store.ledger import plan_letters, stop_letters
 from integrations.store.outbox import owe_calls
+from integrations.store.sites import note_site
 from integrations.store.suppressions import forget_member
-from integrations.store.tables import events, sites
+from integrations.store.tables import events
 from integrations.store.work import MOST_CRASHES, any_due, claim, count_by_state, settle
 
 _WAITING = ("received",)
@@ -31,6 +32,10 @@ class ClaimedEvent:
     received_at: datetime
     attempts: int
     row: sa.Row[Any] = field(repr=False)
+
+    @property
+    def site(self) -> SiteId:
+        return self.event.site
 
 
 class Journal:
@@ -109,7 +114,7 @@ class Journal:
         event = claimed.event
         with self._database.begin() as tx:
             _settle(tx, claimed.row, "ignored" if effects.ignored else "done", effects.ignored)
-            _note_site(tx, event, effects.site_state)
+            note_site(tx, event.site, event.occurred_at, effects.site_state)
             for stop in effects.stop:
                 stop_letters(tx, event.site, stop)
             if effects.forget:
@@ -133,14 +138,6 @@ class Journal:
         with self._database.begin() as tx:
             _settle(tx, claimed.row, "dead", error)
 
-    def removed_sites(self, asked: Collection[SiteId]) -> frozenset[SiteId]:
-        """Those of the sites that removed the app."""
-        with self._database.begin() as tx:
-            rows = tx.execute(
-                sa.select(sites.c.site).where(sites.c.site.in_(asked), sites.c.state == "removed")
-            )
-            return frozenset(SiteId(row.site) for row in rows)
-
     def give_back(self, claimed: Sequence[ClaimedEvent]) -> None:
         """What was claimed and not begun is due again at once, for anybody."""
         with self._database.begin() as tx:
@@ -159,23 +156,3 @@ class Journal:
 
 def _settle(tx: Transaction, row: sa.Row[Any], state: str, error: str | None) -> None:
     settle(tx, events, row, state=state, error=error, finished_at=tx.now)
-
-
-def _note_site(tx: Transaction, event: Event, state: str | None) -> None:
-    """Every event makes its site known; only an installation or a removal changes its state, the newer one."""
-    insert = tx.insert(sites).values(
-        site=event.site, state=state or "active", changed_at=event.occurred_at if state else _EPOCH
-    )
-    if state is None:
-        tx.execute(insert.on_conflict_do_nothing())
-        return
-    tx.execute(
-        insert.on_conflict_do_update(
-            index_elements=[sites.c.site],
-            set_={"state": state, "changed_at": event.occurred_at},
-            where=sites.c.changed_at <= event.occurred_at,
-        )
-    )
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -163,6 +163,7 @@ sites = sa.Table(
     sa.Column("site", sa.String(200), primary_key=True),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Column("rests_until", UtcDateTime),
 )
 
 heartbeats = sa.Table(

@@ -15,13 +15,16 @@ import sqlalchemy as sa
 
 from core.errors import LostLeaseError
 from integrations.store.database import Transaction
+from integrations.store.tables import sites
 
 MOST_CRASHES = 5
 """A row that took its worker down this often is set aside, so that the others go on."""
 
 
 def is_due(tx: Transaction, table: sa.Table, waiting: Sequence[str]) -> sa.ColumnElement[bool]:
-    return sa.and_(table.c.state.in_(waiting), table.c.next_at <= tx.now)
+    """Rows of a site that rests wait with it, so they neither burn attempts nor stand before other sites' rows."""
+    resting = sa.exists().where(sites.c.site == table.c.site, sites.c.rests_until > tx.now)
+    return sa.and_(table.c.state.in_(waiting), table.c.next_at <= tx.now, ~resting)
 
 
 def claim(

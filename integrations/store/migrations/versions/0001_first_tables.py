@@ -120,6 +120,7 @@ def upgrade() -> None:
         sa.Column("site", sa.String(length=200), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("changed_at", UtcDateTime(), nullable=False),
+        sa.Column("rests_until", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("site", name=op.f("pk_sites")),
     )
     op.create_table(

@@ -1,0 +1,52 @@
+"""The tenants: which sites there are, which of them removed the app, and which have to rest a little."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+
+from core.community import SiteId
+from integrations.store.database import Database, Transaction
+from integrations.store.tables import sites
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Sites:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def removed(self, asked: Collection[SiteId]) -> frozenset[SiteId]:
+        """Those of the sites that removed the app."""
+        with self._database.begin() as tx:
+            rows = tx.execute(
+                sa.select(sites.c.site).where(sites.c.site.in_(asked), sites.c.state == "removed")
+            )
+            return frozenset(SiteId(row.site) for row in rows)
+
+    def rest(self, site: SiteId, for_s: float) -> None:
+        """Nobody works on this site's rows for so long: its budget is used up, or Wix is in trouble."""
+        with self._database.begin() as tx:
+            until = tx.now + timedelta(seconds=for_s)
+            tx.execute(
+                tx.insert(sites)
+                .values(site=site, state="active", changed_at=_EPOCH, rests_until=until)
+                .on_conflict_do_update(index_elements=[sites.c.site], set_={"rests_until": until})
+            )
+
+
+def note_site(tx: Transaction, site: SiteId, at: datetime, state: str | None) -> None:
+    """Every event makes its site known; only an installation or a removal changes its state, the newer one."""
+    insert = tx.insert(sites).values(site=site, state=state or "active", changed_at=at if state else _EPOCH)
+    if state is None:
+        tx.execute(insert.on_conflict_do_nothing())
+        return
+    tx.execute(
+        insert.on_conflict_do_update(
+            index_elements=[sites.c.site],
+            set_={"state": state, "changed_at": at},
+            where=sites.c.changed_at <= at,
+        )
+    )
