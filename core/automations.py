@@ -73,6 +73,9 @@ class Automations:
     policy: Policy = field(default_factory=Policy)
     automations: tuple[Automation, ...] = ()
 
+    def named(self, name: str | None) -> Automation | None:
+        return next((automation for automation in self.automations if automation.name == name), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

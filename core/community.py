@@ -46,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """Where one member stands with one group. `status`: "joined", "pending" or "none"."""
+    """Where one member stands with one group. `status`: "joined", "pending", "none", or "unknown" to a list."""
 
     status: str
     role: str = ""

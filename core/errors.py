@@ -59,6 +59,10 @@ class LostLeaseError(AppError):
     """Somebody else holds the row now: stop, write nothing more."""
 
 
+class WithdrawnError(AppError):
+    """The reader said stop after the letter was checked and before it was handed over; the text is the reason."""
+
+
 class IntegrationError(AppError):
     """A remote system did not do what we asked. `request_id` is the vendor's own, for their support."""
 

@@ -108,6 +108,7 @@ def open_delivery(claims: Mapping[str, Any], received_at: datetime) -> Event:
     event_type = _TYPES.get(wire_type, wire_type)
     issued_at = _epoch_time(claims.get("iat"))
     event_id = inner.get("id")
+    erasure = inner.get("triggeredByAnonymizeRequest") is True
     if event_type in (APP_INSTALLED, APP_REMOVED):
         # Removing the app twice reads the same both times; only the token's own time tells them apart.
         event_id = _hash_id(site, wire_type, payload, issued_at.isoformat() if issued_at else "")
@@ -117,9 +118,12 @@ def open_delivery(claims: Mapping[str, Any], received_at: datetime) -> Event:
         id=EventId(event_id),
         site=site,
         type=event_type,
-        occurred_at=parse_time(inner.get("eventTime")) or issued_at or received_at.astimezone(UTC),
-        payload=payload,
-        erasure=inner.get("triggeredByAnonymizeRequest") is True,
+        # A clock that is ahead of ours must not plan letters into the future.
+        occurred_at=min(
+            parse_time(inner.get("eventTime")) or issued_at or received_at, received_at
+        ).astimezone(UTC),
+        payload=_ids_only(inner) if erasure else payload,
+        erasure=erasure,
     )
 
 
@@ -152,14 +156,36 @@ def read_details(event: Event) -> Details:
 
 
 def parse_time(value: object) -> datetime | None:
-    """An ISO 8601 time as Wix writes it (with or without fraction, `Z` or offset), in UTC; None when it is none."""
+    """An ISO 8601 time as Wix writes it (with or without fraction, `Z` or offset), in UTC; None when it is none.
+
+    Years that no event can be of are none either: others' "never" is often the year 1.
+    """
     if not isinstance(value, str) or len(value) > 64:
         return None
     try:
         parsed = datetime.fromisoformat(value)
-        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+        return _plausible(parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC))
     except (ValueError, OverflowError):
         return None
+
+
+def _plausible(time: datetime) -> datetime | None:
+    return time if 2000 <= time.year < 2200 else None
+
+
+def _ids_only(inner: Mapping[str, Any]) -> str:
+    """What is left of a payload that tells to forget somebody: whom, and where."""
+    body = _body(inner)
+    person = _object(body.get("groupMember")) or _object(body.get("joinGroupRequest")) or body
+    ids = {"groupId": body.get("groupId"), **{key: person.get(key) for key in ("memberId", "siteMemberId")}}
+    kept = {key: value for key, value in ids.items() if is_plain(value, LONGEST_ID)}
+    entity_id = inner.get("entityId")
+    return json.dumps(
+        {
+            **({"entityId": entity_id} if is_plain(entity_id, LONGEST_ID) else {}),
+            "actionEvent": {"body": kept},
+        }
+    )
 
 
 def _body(inner: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,6 +251,6 @@ def _epoch_time(value: object) -> datetime | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return datetime.fromtimestamp(value, UTC)
+        return _plausible(datetime.fromtimestamp(value, UTC))
     except (ValueError, OverflowError, OSError):
         return None

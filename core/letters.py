@@ -63,6 +63,8 @@ class Effects:
     site_state: str | None = None
     ignored: str | None = None
     """Why nothing was done at all."""
+    member: MemberId | None = None
+    """Whom the event was about, so that it can be found when they ask to be forgotten."""
 
 
 @dataclass(frozen=True, slots=True)

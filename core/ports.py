@@ -1,4 +1,4 @@
-"""Every door out of the service, as a Protocol. `integrations/` implements them, `tests/fakes.py` stands in."""
+"""Every door out of the service, as a Protocol. `integrations/` implements them, `tests/house.py` stands in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ class WixPort(Protocol):
         """Where the member stands now; status "none" also when Wix knows neither of the two."""
 
     def get_joined_at(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
-        """As get_membership, but from the group's own list, which says when the member joined."""
+        """As get_membership, but from the group's own list, which says when the member joined.
+
+        Status "unknown" when the list is too long to be read to its end.
+        """
 
     def list_answers(
         self, site: SiteId, group: GroupId, members: Iterable[MemberId]

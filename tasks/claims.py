@@ -55,19 +55,17 @@ def work_through(
     unforeseen is raised.
     """
     resting: set[SiteId] = set()
-    for number, item in enumerate(claimed):
-        if time.monotonic() >= ends_at:
-            give_back(claimed[number:])
-            return
-        if item.site in resting:
-            give_back([item])
-            continue
-        try:
-            if not see_through(item):
+    left = list(claimed)
+    try:
+        while left and time.monotonic() < ends_at:
+            item = left.pop(0)
+            if item.site in resting:
+                give_back([item])
+            elif not see_through(item):
                 resting.add(item.site)
-        except BaseException:
-            give_back(claimed[number + 1 :])
-            raise
+    finally:
+        if left:
+            give_back(left)
 
 
 def let_rest(site: SiteId, exc: RetryableError, services: Services) -> None:

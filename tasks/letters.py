@@ -15,19 +15,22 @@ from urllib.parse import urlsplit
 from core.community import Member, MemberId, Site, SiteId, Subscription
 from core.consent import Purpose, reason_to_skip
 from core.errors import (
+    AppError,
     ForbiddenError,
     IntegrationError,
+    JournalUnavailableError,
     LostLeaseError,
     MailDeferredError,
     MailInDoubtError,
     MailRefusedError,
     PermanentError,
     RetryableError,
+    WithdrawnError,
 )
 from core.letters import MAIL_GIVES_UP_AFTER, lost_ground, retry_delay_s
 from integrations.email.message import build_message, message_id_for
 from integrations.email.unsubscribe import UnsubscribeClaim
-from integrations.store.ledger import ClaimedLetter
+from integrations.store.ledger import REPLY_LEASE, ClaimedLetter
 from tasks.claims import let_rest, work_through
 from tasks.services import Services
 
@@ -44,10 +47,30 @@ def deliver_letters(services: Services, *, batch: int = 50, for_s: float = 5.0) 
         by_site: dict[SiteId, list[ClaimedLetter]] = defaultdict(list)
         for letter in claimed:
             by_site[letter.site].append(letter)
-        for site, letters in by_site.items():
-            check = _check_site(site, letters, services)
-            work_through(letters, check, services.ledger.give_back, ends_at)
+        try:
+            while by_site and time.monotonic() < ends_at:
+                site, letters = by_site.popitem()
+                _deliver_for_site(site, letters, services, ends_at)
+        finally:
+            services.ledger.give_back([letter for letters in by_site.values() for letter in letters])
     return True
+
+
+def _deliver_for_site(
+    site: SiteId, letters: Sequence[ClaimedLetter], services: Services, ends_at: float
+) -> None:
+    try:
+        see_through = _check_site(site, letters, services)
+    except AppError:
+        services.ledger.give_back(letters)
+        raise
+    except Exception as exc:
+        log.exception("letters.defect", extra={"site": site})
+        defect = MailDeferredError(f"a defect of Usher: {type(exc).__name__}")
+        for letter in letters:
+            _put_off(letter, defect, services)
+        return
+    work_through(letters, see_through, services.ledger.give_back, ends_at)
 
 
 def _check_site(
@@ -78,6 +101,11 @@ def _check_site(
             log.warning("letter.lease_lost", extra=_fields(letter))
         except IntegrationError as exc:
             return _put_off(letter, exc, services)
+        except AppError:
+            raise
+        except Exception as exc:
+            log.exception("letter.defect", extra=_fields(letter))
+            _put_off(letter, MailDeferredError(f"a defect of Usher: {type(exc).__name__}"), services)
         return True
 
     return see_through
@@ -92,14 +120,20 @@ def _deliver(
     services: Services,
 ) -> None:
     """Decide, write, send and record one letter. Raises what kept it from going out."""
+    automation = services.automations.named(letter.row.automation)
+    if letter.row.automation and automation is None:
+        _skip(letter, f'"{letter.row.automation}" is no longer in the automations file', services)
+        return
+    # Whoever plans a letter and whoever edits the file may both ask for more care, never for less.
+    careful = Purpose.PROMOTIONAL in (letter.purpose, automation.purpose if automation else None)
+    purpose = Purpose.PROMOTIONAL if careful else letter.purpose
     member = members.get(letter.member)
     subscription = subscriptions.get(member.email.lower()) if member else None
     reason = reason_to_skip(
-        letter.purpose,
+        purpose,
         member,
         subscription,
-        suppressed=suppressed.get("all")
-        or (suppressed.get("promotional") if letter.purpose is Purpose.PROMOTIONAL else None),
+        suppressed=suppressed.get("all") or (suppressed.get("promotional") if careful else None),
         policy=services.automations.policy,
         sender=services.letterhead.sender,
     )
@@ -114,7 +148,7 @@ def _deliver(
     head = services.letterhead
     address_hash = services.hash_address(member.email)
     unsubscribe_url = ""
-    if letter.purpose is Purpose.PROMOTIONAL:
+    if careful:
         token = services.tokens.issue(UnsubscribeClaim(letter.site, letter.member, address_hash))
         unsubscribe_url = f"{head.public_url}/unsubscribe/{token}"
     content = services.renderer.render(
@@ -127,7 +161,7 @@ def _deliver(
             "unsubscribe_url": unsubscribe_url,
             "postal_address": head.postal_address,
         },
-        purpose=letter.purpose,
+        purpose=purpose,
         language=member.language or site.language or "en",
     )
     domain = head.email_from.rpartition("@")[2].rstrip("> ")
@@ -138,7 +172,7 @@ def _deliver(
         to=member.email,
         message_id=message_id,
         date=services.now(),
-        purpose=letter.purpose,
+        purpose=purpose,
         list_id=f"{letter.group}.{urlsplit(head.public_url).hostname or domain}",
         unsubscribe_url=unsubscribe_url,
         postal_address=head.postal_address,
@@ -147,6 +181,7 @@ def _deliver(
     def about_to_commit() -> None:
         services.ledger.mark(
             letter,
+            purpose=purpose,
             message_id=message_id,
             address_hash=address_hash,
             evidence=_evidence(subscription, services),
@@ -154,25 +189,43 @@ def _deliver(
 
     try:
         reply = services.mail.send(_bare(head.email_from), member.email, message, about_to_commit)
+    except WithdrawnError as exc:
+        _skip(letter, str(exc), services)
     except MailInDoubtError as exc:
-        services.ledger.doubt(letter, str(exc))
-        log.error("letter.in_doubt", extra=_fields(letter) | {"error": str(exc)})
-        return
+        said = str(exc)
+        _record(lambda: services.ledger.doubt(letter, said), letter)
+        log.error("letter.in_doubt", extra=_fields(letter) | {"error": said})
     except MailRefusedError as exc:
+        said = str(exc)
         if exc.address_is_dead:
-            services.suppressions.suppress_address(letter.site, address_hash, f"the address is dead ({exc})")
-        services.ledger.fail(letter, str(exc))
-        log.warning("letter.refused", extra=_fields(letter) | {"error": str(exc)})
-        return
-    services.ledger.sent(letter, reply)
-    log.info("letter.sent", extra=_fields(letter))
+            dead = f"the address is dead ({said})"
+            _record(lambda: services.suppressions.suppress_address(letter.site, address_hash, dead), letter)
+        _record(lambda: services.ledger.fail(letter, said), letter)
+        log.warning("letter.refused", extra=_fields(letter) | {"error": said})
+    else:
+        _record(lambda: services.ledger.sent(letter, reply), letter)
+        log.info("letter.sent", extra=_fields(letter))
+
+
+def _record(write: Callable[[], None], letter: ClaimedLetter) -> None:
+    """Write what the mail server said, however long the database is away: it is the only evidence there is."""
+    ends_at = time.monotonic() + REPLY_LEASE.total_seconds()
+    while True:
+        try:
+            write()
+            return
+        except JournalUnavailableError as exc:
+            if time.monotonic() >= ends_at:
+                raise
+            log.warning("letter.not_recorded_yet", extra=_fields(letter) | {"error": str(exc)})
+            time.sleep(1.0)
 
 
 def _put_off(letter: ClaimedLetter, exc: IntegrationError, services: Services) -> bool:
     """Later, or never, by the type of what happened. False: it was Wix, and the site has to rest."""
-    age = services.now() - letter.created_at
+    waited = services.now() - letter.due_at
     try:
-        if isinstance(exc, RetryableError) and age < MAIL_GIVES_UP_AFTER:
+        if isinstance(exc, RetryableError) and (not exc.counts or waited < MAIL_GIVES_UP_AFTER):
             delay_s = retry_delay_s(
                 letter.attempts,
                 services.chance(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from core.errors import IntegrationError, LostLeaseError, RetryableError
+from core.errors import AppError, IntegrationError, LostLeaseError, RetryableError
 from core.letters import retry_delay_s
 from integrations.store.outbox import OwedCall
 from tasks.claims import let_rest, work_off
@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 LONGEST_DELAY_S = 60.0
 """An opt-out reaches Wix within two minutes after Wix comes back."""
+REFUSED_DELAY_S = 900.0
+"""What Wix refuses is for a person to mend, which takes a while."""
 
 
 def pay_outbox(services: Services, *, batch: int = 20, for_s: float = 5.0) -> bool:
@@ -24,29 +26,52 @@ def pay_outbox(services: Services, *, batch: int = 20, for_s: float = 5.0) -> bo
 
 
 def _pay(call: OwedCall, services: Services) -> bool:
-    fields = {"site": call.site, "kind": call.kind, "group": call.group, "member": call.member}
+    """Make one call: done, void, later or failed. False: its site has to rest."""
+    fields: dict[str, object] = {
+        "site": call.site,
+        "kind": call.kind,
+        "group": call.group,
+        "member": call.member,
+    }
     try:
-        note = _ask_wix(call, services)
-        services.outbox.end(call, "void" if note else "done", note)
-        log.info("outbox.void" if note else "outbox.done", extra=fields | {"reason": note})
+        try:
+            note = _ask_wix(call, services)
+            services.outbox.end(call, "void" if note else "done", note)
+            log.info("outbox.void" if note else "outbox.done", extra=fields | {"reason": note})
+        except RetryableError as exc:
+            delay_s = retry_delay_s(
+                call.attempts,
+                services.chance(),
+                base_s=1.0,
+                longest_s=LONGEST_DELAY_S,
+                asked_s=exc.retry_after_s,
+            )
+            _later(call, exc, delay_s, fields, services)
+            let_rest(call.site, exc, services)
+            return False
+        except IntegrationError as exc:
+            if call.kind == "unsubscribe":
+                # Somebody said stop: that is owed until Wix takes it, whatever Wix thinks of us today.
+                _later(call, exc, REFUSED_DELAY_S, fields, services)
+            else:
+                services.outbox.end(call, "failed", str(exc))
+                log.error("outbox.failed", extra=fields | {"error": str(exc)})
+        except AppError:
+            raise
+        except Exception as exc:
+            log.exception("outbox.defect", extra=fields)
+            services.outbox.postpone(call, delay_s=REFUSED_DELAY_S, reason=type(exc).__name__)
     except LostLeaseError:
         log.warning("outbox.lease_lost", extra=fields)
-    except RetryableError as exc:
-        delay_s = retry_delay_s(
-            call.attempts,
-            services.chance(),
-            base_s=1.0,
-            longest_s=LONGEST_DELAY_S,
-            asked_s=exc.retry_after_s,
-        )
-        services.outbox.postpone(call, delay_s=delay_s, reason=str(exc), counts=exc.counts)
-        log.warning("outbox.postponed", extra=fields | {"error": str(exc), "delay_s": round(delay_s, 1)})
-        let_rest(call.site, exc, services)
-        return False
-    except IntegrationError as exc:
-        services.outbox.end(call, "failed", str(exc))
-        log.error("outbox.failed", extra=fields | {"error": str(exc)})
     return True
+
+
+def _later(
+    call: OwedCall, exc: IntegrationError, delay_s: float, fields: dict[str, object], services: Services
+) -> None:
+    counts = exc.counts if isinstance(exc, RetryableError) else True
+    services.outbox.postpone(call, delay_s=delay_s, reason=str(exc), counts=counts)
+    log.warning("outbox.postponed", extra=fields | {"error": str(exc), "delay_s": round(delay_s, 1)})
 
 
 def _ask_wix(call: OwedCall, services: Services) -> str | None:

@@ -13,7 +13,7 @@ from core.automations import TRIGGERS, Outcome, applicable, weigh
 from core.community import Answer, Group, MemberId, Membership
 from core.consent import Purpose
 from core.errors import ForbiddenError, PermanentError, RetryableError
-from core.events import JOIN_APPROVED, Details, Event
+from core.events import Details, Event
 from core.letters import Effects, PlannedLetter, StopLetters, WixCall, letter_key, lost_ground
 from tasks.services import Services
 
@@ -167,7 +167,7 @@ def _which_join(event: Event, place: _Place, services: Services) -> datetime:
     """Tells one joining from the next. The date in the group's list is the same whichever event told of it."""
     if place.joined_at is not None:
         return place.joined_at
-    if event.type == JOIN_APPROVED:
+    if TRIGGERS[event.type] in ("member_added", "join_approved"):
         listed = services.wix.get_joined_at(event.site, place.group.id, place.member)
         if listed.joined_at is not None:
             return listed.joined_at

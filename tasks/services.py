@@ -54,3 +54,9 @@ class Services:
     chance: Callable[[], float]
     now: Callable[[], datetime]
     settle_s: float = 30.0
+
+    def renew_leases(self) -> None:
+        """This process lives and works on what it claimed. Called every few seconds beside the work."""
+        self.journal.renew()
+        self.ledger.renew()
+        self.outbox.renew()

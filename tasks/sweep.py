@@ -1,4 +1,4 @@
-"""Find what is due and unclaimed, and wake a worker; with the broker away, do it here, slowly.
+"""Find what is due and unclaimed, and wake a worker; when nobody comes, do it here, slowly.
 
 The same look serves the first wake-up that was lost, the retry, the letter planned for in three days, and the rows
 of a worker that died. Any number of sweepers may run: rows are claimed, not handed out.
@@ -8,37 +8,69 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from core.errors import JournalUnavailableError
+from tasks.events import run_events
+from tasks.outbox import pay_outbox
 from tasks.services import Services
 from tasks.turn import anything_due, take_turn
 
 log = logging.getLogger(__name__)
 
-
-def sweep(services: Services, ring: Callable[[], None]) -> str:
-    """One look: "nothing due", "rung", or "done here". `ring` raises when the broker is away."""
-    if not anything_due(services):
-        return "nothing due"
-    try:
-        ring()
-    except Exception as exc:  # noqa: BLE001 (kombu lets every client's own errors through)
-        log.warning("sweep.broker_away", extra={"error": type(exc).__name__})
-        take_turn(services)
-        return "done here"
-    return "rung"
+RING_EVERY_S = 5.0
+PATIENCE_S = 10.0
+"""Events and opt-outs that are still due after this long are worked off here: every worker may be waiting for a
+silent mail server, or have lost its broker without noticing."""
 
 
-def sweep_until(
-    stop: threading.Event, services: Services, ring: Callable[[], None], every_s: float = 1.0
-) -> None:
-    """Sweep until `stop` is set; a database that is away is waited for."""
-    while not stop.is_set():
-        try:
-            sweep(services, ring)
-        except JournalUnavailableError as exc:
-            log.warning("sweep.database_away", extra={"error": str(exc)})
-        except Exception:
-            log.exception("sweep.failed")
-        stop.wait(every_s)
+class Sweeper:
+    """`ring` raises when the broker is away. `now` counts seconds from anywhere."""
+
+    def __init__(
+        self, services: Services, ring: Callable[[], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._services = services
+        self._ring = ring
+        self._now = now
+        self._due_since: float | None = None
+        self._rung_at = float("-inf")
+
+    def look(self) -> str:
+        """One look: "nothing due", "waiting", "rung", "helped" or "done here"."""
+        if not anything_due(self._services):
+            self._due_since = None
+            return "nothing due"
+        now = self._now()
+        if self._due_since is None:
+            self._due_since = now
+            self._rung_at = float("-inf")
+        if now - self._rung_at >= RING_EVERY_S:
+            try:
+                self._ring()
+                self._rung_at = now
+            except Exception as exc:  # noqa: BLE001 (kombu lets every client's own errors through)
+                log.warning("sweep.broker_away", extra={"error": type(exc).__name__})
+                take_turn(self._services)
+                return "done here"
+            if now - self._due_since < PATIENCE_S:
+                return "rung"
+        if now - self._due_since >= PATIENCE_S:
+            # Never letters: a silent mail server would hold this process up as well.
+            log.warning("sweep.helps", extra={"due_for_s": round(now - self._due_since, 1)})
+            run_events(self._services)
+            pay_outbox(self._services)
+            return "helped"
+        return "waiting"
+
+    def look_until(self, stop: threading.Event, every_s: float = 1.0) -> None:
+        """Look again and again until `stop` is set; a database that is away is waited for."""
+        while not stop.is_set():
+            try:
+                self.look()
+            except JournalUnavailableError as exc:
+                log.warning("sweep.database_away", extra={"error": str(exc)})
+            except Exception:
+                log.exception("sweep.failed")
+            stop.wait(every_s)

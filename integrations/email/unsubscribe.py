@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,7 +65,7 @@ class UnsubscribeTokens:
 
 def hash_address(secret_key: str, address: str) -> str:
     """32 hex characters, the same for every spelling of one address; worthless without the key."""
-    local, _, domain = address.strip().rpartition("@")
+    local, _, domain = unicodedata.normalize("NFC", address).strip().rpartition("@")
     with contextlib.suppress(idna.IDNAError):  # an odd domain still has one spelling: its own
         domain = idna.encode(domain, uts46=True).decode()
     normal = f"{local}@{domain}".lower()

@@ -5,6 +5,7 @@ An event is `received` until it is `done`, `ignored` or `dead`.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.community import SiteId
+from core.community import MemberId, SiteId
 from core.events import Event, EventId
 from core.letters import Effects
 from integrations.store.database import Database, Transaction
@@ -21,7 +22,16 @@ from integrations.store.outbox import owe_calls
 from integrations.store.sites import note_site
 from integrations.store.suppressions import forget_member
 from integrations.store.tables import events
-from integrations.store.work import MOST_CRASHES, any_due, claim, count_by_state, settle
+from integrations.store.work import (
+    LEASE_S,
+    MOST_CRASHES,
+    any_due,
+    claim,
+    count_by_state,
+    give_back,
+    renew,
+    settle,
+)
 
 _WAITING = ("received",)
 
@@ -41,10 +51,10 @@ class ClaimedEvent:
 class Journal:
     """`listened`: the types that set something off; of others only the head is kept, as ignored."""
 
-    def __init__(self, database: Database, *, listened: Collection[str], lease_s: float = 120.0) -> None:
+    def __init__(self, database: Database, *, listened: Collection[str]) -> None:
         self._database = database
         self._listened = frozenset(listened)
-        self._lease_s = lease_s
+        self._holder = uuid.uuid4().hex
 
     def insert(self, batch: Sequence[Event]) -> list[bool]:
         """Commit all of them at once; says for each whether it was new. Raises JournalUnavailableError."""
@@ -87,33 +97,18 @@ class Journal:
     def claim(self, limit: int) -> list[ClaimedEvent]:
         """Take up to `limit` due events. Those whose workers kept dying become dead instead."""
         with self._database.begin() as tx:
-            rows = claim(tx, events, _WAITING, limit=limit, lease_s=self._lease_s)
-            for row in rows:
-                if row.crashes >= MOST_CRASHES:
-                    _settle(tx, row, "dead", f"its worker died {row.crashes} times over it")
-        return [
-            ClaimedEvent(
-                Event(
-                    id=EventId(row.id),
-                    site=SiteId(row.site),
-                    type=row.type,
-                    occurred_at=row.occurred_at,
-                    payload=row.payload,
-                    erasure=row.erasure,
-                ),
-                received_at=row.received_at,
-                attempts=row.attempts,
-                row=row,
-            )
-            for row in sorted(rows, key=lambda row: row.occurred_at)
-            if row.crashes < MOST_CRASHES
-        ]
+            rows = claim(tx, events, _WAITING, holder=self._holder, limit=limit, lease_s=LEASE_S)
+            found = [_claimed(row) for row in sorted(rows, key=lambda row: row.occurred_at)]
+            for event in found:
+                if event.row.crashes >= MOST_CRASHES:
+                    _settle(tx, event, "dead", f"its worker died {event.row.crashes} times over it")
+        return [event for event in found if event.row.crashes < MOST_CRASHES]
 
     def finish(self, claimed: ClaimedEvent, effects: Effects) -> None:
         """Write all effects and "done" in one transaction. Raises LostLeaseError, then nothing is written."""
         event = claimed.event
         with self._database.begin() as tx:
-            _settle(tx, claimed.row, "ignored" if effects.ignored else "done", effects.ignored)
+            _settle(tx, claimed, "ignored" if effects.ignored else "done", effects.ignored, effects.member)
             note_site(tx, event.site, event.occurred_at, effects.site_state)
             for stop in effects.stop:
                 stop_letters(tx, event.site, stop)
@@ -136,13 +131,16 @@ class Journal:
     def bury(self, claimed: ClaimedEvent, error: str) -> None:
         """Set aside as dead: again cannot help."""
         with self._database.begin() as tx:
-            _settle(tx, claimed.row, "dead", error)
+            _settle(tx, claimed, "dead", error)
 
     def give_back(self, claimed: Sequence[ClaimedEvent]) -> None:
-        """What was claimed and not begun is due again at once, for anybody."""
         with self._database.begin() as tx:
-            for item in claimed:
-                settle(tx, events, item.row, next_at=tx.now)
+            give_back(tx, events, [item.row for item in claimed])
+
+    def renew(self) -> None:
+        """Keep what this process holds."""
+        with self._database.begin() as tx:
+            renew(tx, events, _WAITING, holder=self._holder, lease_s=LEASE_S)
 
     def any_due(self) -> bool:
         with self._database.begin() as tx:
@@ -154,5 +152,19 @@ class Journal:
             return count_by_state(tx, events)
 
 
-def _settle(tx: Transaction, row: sa.Row[Any], state: str, error: str | None) -> None:
-    settle(tx, events, row, state=state, error=error, finished_at=tx.now)
+def _claimed(row: sa.Row[Any]) -> ClaimedEvent:
+    event = Event(
+        id=EventId(row.id),
+        site=SiteId(row.site),
+        type=row.type,
+        occurred_at=row.occurred_at,
+        payload=row.payload,
+        erasure=row.erasure,
+    )
+    return ClaimedEvent(event, received_at=row.received_at, attempts=row.attempts, row=row)
+
+
+def _settle(
+    tx: Transaction, claimed: ClaimedEvent, state: str, error: str | None, member: MemberId | None = None
+) -> None:
+    settle(tx, events, claimed.row, state=state, error=error, member=member, finished_at=tx.now)

@@ -16,13 +16,26 @@ import sqlalchemy as sa
 
 from core.community import GroupId, MemberId, SiteId
 from core.consent import Purpose
-from core.errors import LostLeaseError
+from core.errors import LostLeaseError, WithdrawnError
 from core.letters import PlannedLetter, StopLetters
 from integrations.store.database import Database, Transaction
-from integrations.store.tables import messages
-from integrations.store.work import MOST_CRASHES, any_due, claim, count_by_state, settle
+from integrations.store.tables import messages, suppressions
+from integrations.store.work import (
+    LEASE_S,
+    MOST_CRASHES,
+    any_due,
+    claim,
+    count_by_state,
+    give_back,
+    renew,
+    settle,
+)
 
 _WAITING = ("planned", "deferred")
+_STALE_AFTER = timedelta(seconds=60)
+"""A letter that waited longer than this is looked at again: the person may have left meanwhile."""
+REPLY_LEASE = timedelta(seconds=900)
+"""Longer than the longest wait for a server's reply to the final dot (RFC 5321, 4.5.3.2.6: 600 s)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +49,15 @@ class ClaimedLetter:
     template: str
     look_again: bool
     attempts: int
-    created_at: datetime
+    due_at: datetime
     context: dict[str, Any] = field(repr=False)
     row: sa.Row[Any] = field(repr=False)
 
 
 class Ledger:
-    """`reply_lease_s` is longer than the longest wait for a server's reply to the final dot (RFC 5321: 600 s)."""
-
-    def __init__(self, database: Database, *, lease_s: float = 300.0, reply_lease_s: float = 900.0) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._lease_s = lease_s
-        self._reply_lease = timedelta(seconds=reply_lease_s)
+        self._holder = uuid.uuid4().hex
 
     def claim(self, limit: int) -> list[ClaimedLetter]:
         """Take up to `limit` due letters, after sorting out what dead workers left in `sending`."""
@@ -62,7 +72,9 @@ class Ledger:
                 )
             )
             tx.execute(sa.update(messages).where(left, ~messages.c.marked).values(state="planned"))
-            rows = claim(tx, messages, _WAITING, limit=limit, lease_s=self._lease_s, state="sending")
+            rows = claim(
+                tx, messages, _WAITING, holder=self._holder, limit=limit, lease_s=LEASE_S, state="sending"
+            )
             for row in rows:
                 if row.crashes >= MOST_CRASHES:
                     reason = f"its worker died {row.crashes} times over it"
@@ -76,9 +88,9 @@ class Ledger:
                 trigger=row.trigger,
                 purpose=Purpose(row.purpose),
                 template=row.email_template,
-                look_again=row.look_again or row.attempts > 0,
+                look_again=row.look_again or row.attempts > 0 or tx.now - row.due_at > _STALE_AFTER,
                 attempts=row.attempts,
-                created_at=row.created_at,
+                due_at=row.due_at,
                 context=row.context,
                 row=row,
             )
@@ -86,9 +98,17 @@ class Ledger:
             if row.crashes < MOST_CRASHES
         ]
 
-    def mark(self, letter: ClaimedLetter, *, message_id: str, address_hash: str, evidence: str) -> None:
-        """Commit "the final dot is about to go out". Raises LostLeaseError when the lease ran out: do not send it."""
+    def mark(
+        self, letter: ClaimedLetter, *, purpose: Purpose, message_id: str, address_hash: str, evidence: str
+    ) -> None:
+        """Commit "the final dot is about to go out", unless the reader said stop in the meantime.
+
+        Raises LostLeaseError when the lease ran out, WithdrawnError for a reader who said stop: do not send it.
+        """
         with self._database.begin() as tx:
+            withdrawn = suppression_reason(tx, letter.site, letter.member, address_hash, purpose)
+            if withdrawn:
+                raise WithdrawnError(withdrawn)
             result = tx.execute(
                 sa.update(messages)
                 .where(
@@ -99,7 +119,7 @@ class Ledger:
                 )
                 .values(
                     marked=True,
-                    next_at=tx.now + self._reply_lease,
+                    next_at=tx.now + REPLY_LEASE,
                     message_id=message_id,
                     address_hash=address_hash,
                     evidence=evidence,
@@ -148,10 +168,13 @@ class Ledger:
             )
 
     def give_back(self, claimed: Sequence[ClaimedLetter]) -> None:
-        """What was claimed and not begun is due again at once, for anybody."""
         with self._database.begin() as tx:
-            for item in claimed:
-                settle(tx, messages, item.row, state="planned", next_at=tx.now)
+            give_back(tx, messages, [item.row for item in claimed], state="planned")
+
+    def renew(self) -> None:
+        """Keep what this process holds."""
+        with self._database.begin() as tx:
+            renew(tx, messages, ("sending",), holder=self._holder, lease_s=LEASE_S)
 
     def any_due(self) -> bool:
         with self._database.begin() as tx:
@@ -171,6 +194,27 @@ class Ledger:
             return list(tx.execute(query))
 
 
+def suppression_reason(
+    tx: Transaction, site: SiteId, member: MemberId, address_hash: str, purpose: Purpose
+) -> str | None:
+    scopes = ("all", "promotional") if purpose is Purpose.PROMOTIONAL else ("all",)
+    return tx.connection.scalar(
+        sa.select(suppressions.c.reason)
+        .where(
+            suppressions.c.site == site,
+            suppressions.c.subject.in_(suppression_subjects(member, address_hash)),
+            suppressions.c.scope.in_(scopes),
+        )
+        .order_by(suppressions.c.scope)
+        .limit(1)
+    )
+
+
+def suppression_subjects(member: MemberId, address_hash: str) -> list[str]:
+    """Under which names a person may be suppressed."""
+    return [f"member:{member}", *([f"address:{address_hash}"] if address_hash else [])]
+
+
 def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequence[PlannedLetter]) -> None:
     """Write each letter once for its key. One that was only ever skipped may be planned anew: nobody got it."""
     for letter in letters:
@@ -187,10 +231,15 @@ def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequ
             "state": "skipped" if letter.reason else "planned",
             "reason": letter.reason,
             "next_at": letter.due_at,
+            "due_at": letter.due_at,
             "attempts": 0,
             "crashes": 0,
             "marked": False,
             "lease": None,
+            "address_hash": None,
+            "evidence": None,
+            "message_id": None,
+            "reply": None,
         }
         tx.execute(
             tx.insert(messages)

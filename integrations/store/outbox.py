@@ -17,7 +17,16 @@ from core.community import GroupId, MemberId, SiteId
 from core.letters import WixCall
 from integrations.store.database import Database, Transaction
 from integrations.store.tables import outbox
-from integrations.store.work import MOST_CRASHES, any_due, claim, count_by_state, settle
+from integrations.store.work import (
+    LEASE_S,
+    MOST_CRASHES,
+    any_due,
+    claim,
+    count_by_state,
+    give_back,
+    renew,
+    settle,
+)
 
 _WAITING = ("planned",)
 
@@ -34,13 +43,13 @@ class OwedCall:
 
 
 class Outbox:
-    def __init__(self, database: Database, *, lease_s: float = 120.0) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._lease_s = lease_s
+        self._holder = uuid.uuid4().hex
 
     def claim(self, limit: int) -> list[OwedCall]:
         with self._database.begin() as tx:
-            rows = claim(tx, outbox, _WAITING, limit=limit, lease_s=self._lease_s)
+            rows = claim(tx, outbox, _WAITING, holder=self._holder, limit=limit, lease_s=LEASE_S)
             for row in rows:
                 if row.crashes >= MOST_CRASHES:
                     _end(tx, row, "failed", f"its worker died {row.crashes} times over it")
@@ -75,10 +84,13 @@ class Outbox:
             )
 
     def give_back(self, claimed: Sequence[OwedCall]) -> None:
-        """What was claimed and not begun is due again at once, for anybody."""
         with self._database.begin() as tx:
-            for item in claimed:
-                settle(tx, outbox, item.row, next_at=tx.now)
+            give_back(tx, outbox, [item.row for item in claimed])
+
+    def renew(self) -> None:
+        """Keep what this process holds."""
+        with self._database.begin() as tx:
+            renew(tx, outbox, _WAITING, holder=self._holder, lease_s=LEASE_S)
 
     def any_due(self) -> bool:
         with self._database.begin() as tx:

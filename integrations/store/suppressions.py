@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from core.community import MemberId, SiteId
 from core.letters import StopLetters, WixCall
 from integrations.store.database import Database, Transaction
-from integrations.store.ledger import stop_letters
+from integrations.store.ledger import stop_letters, suppression_subjects
 from integrations.store.outbox import owe_calls
-from integrations.store.tables import messages, outbox, suppressions
+from integrations.store.tables import events, messages, outbox, suppressions
 
 FORGOTTEN = "the person asked to be forgotten"
 
@@ -27,7 +27,7 @@ class Suppressions:
         """End promotional letters at once, and owe Wix the news. Again is harmless. Raises JournalUnavailableError."""
         reason = f"unsubscribed here ({source})"
         with self._database.begin() as tx:
-            for subject in _subjects(member, address_hash):
+            for subject in suppression_subjects(member, address_hash):
                 _suppress(tx, site, subject, "promotional", reason)
             call = WixCall(key=f"unsubscribe:{member}", kind="unsubscribe", group=None, member=member)
             owe_calls(tx, site, None, [call], again=True)
@@ -41,7 +41,9 @@ class Suppressions:
         self, site: SiteId, people: Collection[tuple[MemberId, str]]
     ) -> dict[MemberId, dict[str, str]]:
         """For (member, address hash) pairs: the reasons by scope. Who is free is absent. Give at most some hundreds."""
-        owner = {subject: member for member, address in people for subject in _subjects(member, address)}
+        owner = {
+            subject: member for member, address in people for subject in suppression_subjects(member, address)
+        }
         with self._database.begin() as tx:
             rows = tx.execute(
                 sa.select(suppressions).where(
@@ -66,11 +68,8 @@ def forget_member(tx: Transaction, site: SiteId, member: MemberId) -> None:
         .where(theirs, outbox.c.state.in_(("planned", "flagged")))
         .values(state="void", reason=FORGOTTEN, finished_at=tx.now, lease=None)
     )
+    tx.execute(sa.update(events).where(events.c.site == site, events.c.member == member).values(payload="{}"))
     _suppress(tx, site, f"member:{member}", "all", FORGOTTEN)
-
-
-def _subjects(member: MemberId, address_hash: str) -> list[str]:
-    return [f"member:{member}", *([f"address:{address_hash}"] if address_hash else [])]
 
 
 def _suppress(tx: Transaction, site: SiteId, subject: str, scope: str, reason: str) -> None:

@@ -1,7 +1,7 @@
 """The tables, and the two column types whose behaviour differs between SQLite and PostgreSQL.
 
-Every row is keyed by site first, so that a table can be partitioned by site one day. No table holds an address
-or a name: people are ids here, and addresses only appear as keyed hashes.
+Every row is keyed by site first, so that a table can be partitioned by site one day. People are ids here, and
+addresses only appear as keyed hashes; an event's payload is kept for the types that somebody listens to.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ metadata = sa.MetaData(
     }
 )
 
-_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
-
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC time. SQLite has no such type: there it is text that sorts like the time it means."""
@@ -41,13 +39,13 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value.tzinfo is None:
             raise ValueError("times in the database are aware")
         utc = value.astimezone(UTC)
-        return utc.strftime(_FORMAT) if dialect.name == "sqlite" else utc
+        return utc.replace(tzinfo=None).isoformat(" ", "microseconds") if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002 (SQLAlchemy's)
         if value is None:
             return None
         if isinstance(value, str):
-            return datetime.strptime(value, _FORMAT).replace(tzinfo=UTC)
+            return datetime.fromisoformat(value).replace(tzinfo=UTC)
         return value.astimezone(UTC)  # type: ignore[no-any-return] # the driver's aware datetime
 
 
@@ -75,9 +73,11 @@ events = sa.Table(
     sa.Column("received_at", UtcDateTime, nullable=False),
     sa.Column("payload", sa.Text, nullable=False),
     sa.Column("erasure", sa.Boolean, nullable=False),
+    sa.Column("member", sa.String(200)),
     *_work_columns(),
     sa.Column("error", sa.Text),
     sa.Column("finished_at", UtcDateTime),
+    sa.Index("ix_events_member", "site", "member"),
     sa.Index(
         "ix_events_due",
         "next_at",
@@ -110,6 +110,7 @@ messages = sa.Table(
     sa.Column("address_hash", sa.String(64)),
     sa.Column("message_id", sa.String(200)),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("due_at", UtcDateTime, nullable=False),
     sa.Column("sent_at", UtcDateTime),
     sa.UniqueConstraint("site", "key"),
     sa.Index("ix_messages_member", "site", "member"),

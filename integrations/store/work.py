@@ -1,12 +1,12 @@
 """Rows as work: claim them with a lease, settle them with the same lease, or lose them to whoever came later.
 
 A claim moves `next_at` to the end of the lease. So one column says when a row is due, whether it waits, is being
-retried, or was left behind by a worker that died; a lease still standing on a row that is due again is a crash.
+retried, or was left behind. A process renews what it holds while it lives; a lease still standing on a row that is
+due again was left by one that died.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -17,6 +17,8 @@ from core.errors import LostLeaseError
 from integrations.store.database import Transaction
 from integrations.store.tables import sites
 
+LEASE_S = 45.0
+"""Short, so that work goes on within a minute after a kill of anything; renewed every few seconds."""
 MOST_CRASHES = 5
 """A row that took its worker down this often is set aside, so that the others go on."""
 
@@ -28,17 +30,33 @@ def is_due(tx: Transaction, table: sa.Table, waiting: Sequence[str]) -> sa.Colum
 
 
 def claim(
-    tx: Transaction, table: sa.Table, waiting: Sequence[str], *, limit: int, lease_s: float, **values: Any
+    tx: Transaction,
+    table: sa.Table,
+    waiting: Sequence[str],
+    *,
+    holder: str,
+    limit: int,
+    lease_s: float,
+    **values: Any,
 ) -> list[sa.Row[Any]]:
     """Take up to `limit` due rows, longest due first; `values` are set on them as well.
 
-    The rows come back with their new lease and with `crashes` counted; what to do with one that crashed
-    MOST_CRASHES times is the caller's.
+    `holder` is this process's own name for its leases. The rows come back with `crashes` counted; what to do
+    with one that crashed MOST_CRASHES times is the caller's. A row that was left behind is taken alone: should
+    it be the reason, it takes nobody along the next time.
     """
     key = sa.tuple_(*table.primary_key.columns)
-    due = (
+    due = is_due(tx, table, waiting)
+    oldest = tx.execute(sa.select(table.c.lease).where(due).order_by(table.c.next_at).limit(1)).first()
+    if oldest is None:
+        return []
+    if oldest.lease is not None:
+        limit = 1
+    else:
+        due = sa.and_(due, table.c.lease.is_(None))
+    chosen = (
         sa.select(*table.primary_key.columns)
-        .where(is_due(tx, table, waiting))
+        .where(due)
         .order_by(table.c.next_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -47,10 +65,10 @@ def claim(
     return list(
         tx.execute(
             sa.update(table)
-            .where(key.in_(sa.select(due)))
+            .where(key.in_(sa.select(chosen)))
             .values(
                 crashes=table.c.crashes + sa.case((table.c.lease.is_not(None), 1), else_=0),
-                lease=uuid.uuid4().hex,
+                lease=holder,
                 next_at=tx.now + timedelta(seconds=lease_s),
                 **values,
             )
@@ -59,16 +77,42 @@ def claim(
     )
 
 
-def settle(
-    tx: Transaction, table: sa.Table, row: sa.Row[Any], *, keep_lease: bool = False, **values: Any
-) -> None:
+def settle(tx: Transaction, table: sa.Table, row: sa.Row[Any], **values: Any) -> None:
     """Write the outcome of one claimed row and give the lease back. Raises LostLeaseError."""
-    if not keep_lease:
-        values["lease"] = None
     same_row = [column == getattr(row, column.name) for column in table.primary_key.columns]
-    result = tx.execute(sa.update(table).where(*same_row, table.c.lease == row.lease).values(**values))
+    result = tx.execute(
+        sa.update(table)
+        .where(*same_row, table.c.lease == row.lease)
+        .values(**({"lease": None, "crashes": 0} | values))
+    )
     if result.rowcount != 1:
         raise LostLeaseError(f"somebody else has this row of {table.name} now")
+
+
+def give_back(tx: Transaction, table: sa.Table, rows: Sequence[sa.Row[Any]], **values: Any) -> None:
+    """What was claimed and not begun is due again at once, for anybody; rows that were lost meanwhile stay so."""
+    key = sa.tuple_(*table.primary_key.columns)
+    keys = [tuple(getattr(row, column.name) for column in table.primary_key.columns) for row in rows]
+    tx.execute(
+        sa.update(table)
+        .where(key.in_(keys), table.c.lease.in_({row.lease for row in rows}))
+        .values(lease=None, next_at=tx.now, **values)
+    )
+
+
+def renew(tx: Transaction, table: sa.Table, working: Sequence[str], *, holder: str, lease_s: float) -> None:
+    """A process that lives keeps what it holds; never shortens a longer lease."""
+    until = tx.now + timedelta(seconds=lease_s)
+    tx.execute(
+        sa.update(table)
+        .where(
+            table.c.state.in_(working),
+            table.c.lease == holder,
+            table.c.next_at > tx.now,
+            table.c.next_at < until,
+        )
+        .values(next_at=until)
+    )
 
 
 def any_due(tx: Transaction, table: sa.Table, waiting: Sequence[str]) -> bool:

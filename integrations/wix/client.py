@@ -37,6 +37,10 @@ V = TypeVar("V")
 MAX_BODY_BYTES = 8 * 1024 * 1024
 CALL_S = 30.0  # for a whole answer, however slowly it drips in; the timeouts below are for each read
 GROUP_S = 60.0
+NO_TOKEN_S = 60.0
+NEWEST_LOOKED_AT = (
+    1000  # members or requests of a group, where Wix does not say of one member where they stand
+)
 SITE_S = 600.0
 REFUSED_S = 300.0  # so long a refused call goes to the second identity at once
 
@@ -105,25 +109,38 @@ class WixClient(WixPort):
         memberships = self._walk(site, partial(protocol.list_memberships, member), protocol.read_memberships)
         try:
             found = next((found for id_, found in memberships if id_ == group), None)
-        except (ForbiddenError, UnauthorizedError, NotFoundError):
-            return self.get_joined_at(site, group, member)
+        except (ForbiddenError, UnauthorizedError, NotFoundError) as exc:
+            found = self.get_joined_at(site, group, member)
+            if found.status == "unknown":
+                raise ForbiddenError(
+                    f"{exc}; and the member is not among the newest {NEWEST_LOOKED_AT} of the group's own lists"
+                ) from exc
+            return found
         # Whether an app is shown the memberships of others is not certain (wix/groups.md, section 7): before
         # somebody is taken for gone, the newest page of the group's own lists is asked.
-        return found or self._look_up(site, group, member, newest=protocol.BATCH)
+        if found is None:
+            found = self._look_up(site, group, member, newest=protocol.BATCH)
+        return Membership("none") if found.status == "unknown" else found
 
     def get_joined_at(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
-        return self._look_up(site, group, member, newest=None)
+        return self._look_up(site, group, member, newest=NEWEST_LOOKED_AT)
 
-    def _look_up(self, site: SiteId, group: GroupId, member: MemberId, *, newest: int | None) -> Membership:
-        """Where the member stands by the group's own lists, which are newest first."""
+    def _look_up(self, site: SiteId, group: GroupId, member: MemberId, *, newest: int) -> Membership:
+        """Where the member stands by the group's own lists, which are newest first.
+
+        Status "unknown" when the lists are longer than what is looked at.
+        """
         try:
+            seen = 0
             for id_, membership in islice(self.list_group_members(site, group), newest):
+                seen += 1
                 if id_ == member:
                     return membership
-            pending = any(id_ == member for id_ in islice(self.list_join_requests(site, group), newest))
+            if any(id_ == member for id_ in islice(self.list_join_requests(site, group), newest)):
+                return Membership("pending")
         except NotFoundError:
-            pending = False
-        return Membership("pending" if pending else "none")
+            return Membership("none")
+        return Membership("unknown" if seen == newest else "none")
 
     def list_group_members(self, site: SiteId, group: GroupId) -> Iterator[tuple[MemberId, Membership]]:
         """Everybody who is in, each once, newest first; asks Wix page by page."""
@@ -321,10 +338,13 @@ class WixClient(WixPort):
                 self._send(site, protocol.create_token(self._app_id, self._app_secret, site), {})
             )
         except PermanentError as exc:
-            # Of no special kind: a 404 here says nothing about the thing that is asked for afterwards.
-            raise PermanentError(
+            # For a person to mend, and nothing is lost meanwhile: what waits goes on when the secret is right.
+            log.error("wix.no_token", extra={"site": site, "error": str(exc)})
+            raise RetryableError(
                 f"{exc}: Wix gives the app no token for this site; are WIX_APP_ID and WIX_APP_SECRET right, "
                 "and is the app installed there?",
+                retry_after_s=NO_TOKEN_S,
+                counts=False,
                 request_id=exc.request_id,
                 code=exc.code,
             ) from exc

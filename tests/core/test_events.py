@@ -70,8 +70,39 @@ def test_a_nonsense_iat_is_as_good_as_none(iat: object, event_type: str) -> None
 def test_the_time_is_the_events_own_then_the_tokens_then_the_arrival() -> None:
     own = opened({"eventTime": "2026-05-03T11:20:01.926855Z"}, iat=0)
     assert own.occurred_at == datetime(2026, 5, 3, 11, 20, 1, 926855, tzinfo=UTC)
-    assert opened({"eventTime": "soon"}, iat=60).occurred_at == datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
+    assert opened({"eventTime": "soon"}, iat=1_777_807_201).occurred_at.year == 2026
     assert opened({}).occurred_at == NOW
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "0999-12-31T23:59:59Z", "1970-01-01T00:00:00Z"])
+def test_a_year_that_no_event_can_be_of_is_no_time(time: str) -> None:
+    """One such row made every later claim on SQLite fail: strftime writes the year 1 as "1"."""
+    assert opened({"eventTime": time}).occurred_at == NOW
+
+
+def test_a_clock_that_is_ahead_of_ours_does_not_plan_into_the_future() -> None:
+    assert opened({"eventTime": "9998-01-01T00:00:00Z"}, iat=4_000_000_000).occurred_at == NOW
+    assert opened({"eventTime": (NOW + timedelta(days=30)).isoformat()}).occurred_at == NOW
+
+
+def test_of_an_erasure_only_the_ids_are_kept() -> None:
+    event = opened(
+        {
+            "entityId": "c1",
+            "triggeredByAnonymizeRequest": True,
+            "actionEvent": {
+                "body": {
+                    "groupId": "g1",
+                    "groupMember": {"memberId": "m1", "email": "ann@example.com"},
+                    "note": "Ann",
+                }
+            },
+        }
+    )
+    assert json.loads(event.payload) == {
+        "entityId": "c1",
+        "actionEvent": {"body": {"groupId": "g1", "memberId": "m1"}},
+    }
 
 
 def test_the_time_is_always_utc() -> None:

@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("received_at", UtcDateTime(), nullable=False),
         sa.Column("payload", sa.Text(), nullable=False),
         sa.Column("erasure", sa.Boolean(), nullable=False),
+        sa.Column("member", sa.String(length=200), nullable=True),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("crashes", sa.Integer(), nullable=False),
@@ -38,6 +39,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'received'"),
         postgresql_where=sa.text("state = 'received'"),
     )
+    op.create_index("ix_events_member", "events", ["site", "member"], unique=False)
     op.create_table(
         "heartbeats",
         sa.Column("name", sa.String(length=200), nullable=False),
@@ -71,6 +73,7 @@ def upgrade() -> None:
         sa.Column("address_hash", sa.String(length=64), nullable=True),
         sa.Column("message_id", sa.String(length=200), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("due_at", UtcDateTime(), nullable=False),
         sa.Column("sent_at", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_messages")),
         sa.UniqueConstraint("site", "key", name=op.f("uq_messages_site_key")),
