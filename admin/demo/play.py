@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import logging
 import shutil
 import signal
 import sys
@@ -28,9 +30,15 @@ LETTERS = Path("demo-letters")
 
 MARKS = {
     "sent": "[green]sent[/green]",
-    "done": "[green]done[/green]",
-    "flagged": "[yellow]for a person[/yellow]",
+    "approve": "[green]approved[/green]",
+    "reject": "[green]declined[/green]",
+    "flag": "[yellow]for a person[/yellow]",
 }
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark"><title>Letters of the day</title>
+<style>body{font:16px/1.6 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}
+td{padding:.3rem 1rem .3rem 0;border-top:1px solid #8884}</style>
+<h1>Letters of the day</h1><table>"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +50,14 @@ class Row:
     automation: str
     state: str
     reason: str
+    kind: str = ""
+    """Of a decision: approve, reject or flag."""
 
 
 def play(*, once: bool) -> int:
     """Play the day; returns the exit code. Without `once` it serves the letters until Ctrl-C."""
     console = Console(highlight=False)
+    logging.getLogger("admin.supervisor").setLevel(logging.ERROR)  # what is killed here is killed on purpose
     if not console.is_terminal:
         console.width = 140
     try:
@@ -236,9 +247,10 @@ def _rows(stage: Stage) -> list[Row]:
         Row(
             who=people.get(row.member, "lan.nguyen@example.org (forgotten)"),
             group=groups.get(row.group_id, row.group_id),
-            automation=row.automation or row.kind if hasattr(row, "kind") else row.automation or "",
+            automation=row.automation or getattr(row, "kind", ""),
             state=row.state,
             reason=row.reason or "",
+            kind=getattr(row, "kind", ""),
         )
         for row in (*letters, *calls)
     ]
@@ -290,12 +302,12 @@ def _show(console: Console, rows: list[Row], stage: Stage, seconds: float) -> No
     for scene in DAY:
         console.print(f"\n[bold]{scene.time}[/bold]  {escape(scene.text)}")
         table = Table.grid(padding=(0, 2))
-        for width in (5, 11, 18, 20, 27):
+        for width in (5, 12, 20, 20, 27):
             table.add_column(width=width, overflow="fold", no_wrap=False)
         table.add_column(overflow="fold")
         for row in sorted(rows, key=lambda row: row.who):
             if any(_fits(row, want) for want in scene.expected):
-                state = MARKS.get(row.state, "[red]not sent[/red]")
+                state = MARKS.get(row.kind or row.state, "[red]not sent[/red]")
                 why = "" if row.state == "sent" else escape(row.reason)
                 table.add_row("", state, row.automation, escape(row.group), escape(row.who), why)
         if scene.staging == "forgeries":
@@ -315,14 +327,17 @@ def _show(console: Console, rows: list[Row], stage: Stage, seconds: float) -> No
 def _save_letters(stage: Stage) -> None:
     shutil.rmtree(LETTERS, ignore_errors=True)
     LETTERS.mkdir()
-    lines = ["<!doctype html><meta charset='utf-8'><title>Letters</title><h1>Letters of the day</h1><ol>"]
+    lines = [PAGE]
     for letter in stage.mail():
-        name = f"{letter['n']:02}-{letter['envelope']['to'][0].replace('@', '_at_')}"
+        to = letter["envelope"]["to"][0]
+        name = f"{letter['n']:02}-{to.replace('@', '_at_')}"
         for kind, ending in (("html", "html"), ("source", "eml")):
             body = stage.sandbox.get(f"/mail/{letter['n']}/{kind}").content
             (LETTERS / f"{name}.{ending}").write_bytes(body)
-        subject = str(letter["subject"]).replace("&", "&amp;").replace("<", "&lt;")
-        lines.append(f"<li><a href='{name}.html'>{subject}</a> to {letter['envelope']['to'][0]}")
+        subject = html.escape(str(letter["subject"]))
+        lines.append(
+            f"<tr><td><a href='{name}.html'>{subject}</a><td>{to}<td><a href='{name}.eml'>source</a>"
+        )
     (LETTERS / "index.html").write_text("\n".join(lines), encoding="utf-8")
 
 
