@@ -10,6 +10,8 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 BREAK_S = 2.0
+RING_AT_MOST_EVERY_S = 0.05
+"""The first ring goes at once; under load one wakes a worker for many commits."""
 
 
 class Doorbell:
@@ -18,7 +20,7 @@ class Doorbell:
     def __init__(self, publish: Callable[[], None]) -> None:
         self._publish = publish
         self._wanted = threading.Event()
-        self._ended = False
+        self._ended = threading.Event()
         self.failures = 0
         self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
         self._thread.start()
@@ -27,7 +29,7 @@ class Doorbell:
         self._wanted.set()
 
     def close(self) -> None:
-        self._ended = True
+        self._ended.set()
         self._wanted.set()
         self._thread.join(timeout=2.0)
 
@@ -36,7 +38,7 @@ class Doorbell:
         while True:
             self._wanted.wait()
             self._wanted.clear()
-            if self._ended:
+            if self._ended.is_set():
                 return
             if time.monotonic() < quiet_until:
                 continue  # the sweeper finds what is due
@@ -46,3 +48,4 @@ class Doorbell:
                 self.failures += 1
                 quiet_until = time.monotonic() + BREAK_S
                 log.warning("doorbell.broken", extra={"error": type(exc).__name__})
+            self._ended.wait(RING_AT_MOST_EVERY_S)

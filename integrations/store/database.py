@@ -1,13 +1,14 @@
 """The database: one engine for each process, short transactions, and the clock that decides.
 
-SQLite runs in WAL mode with `synchronous=FULL`, because an acknowledged webhook must be on disk, and with one
-writing connection for each process; PostgreSQL with timeouts on every statement. A database that is away, locked or
-full leaves as JournalUnavailableError: the transaction did not commit, or nobody knows.
+SQLite runs in WAL mode with `synchronous=FULL`, because an acknowledged webhook must be on disk, with one writing
+connection for each process and others that only read; PostgreSQL with timeouts on every statement. A database that is
+away, locked or full leaves as JournalUnavailableError: the transaction did not commit, or nobody knows.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     ArgumentError,
+    DatabaseError,
     InterfaceError,
     InternalError,
     OperationalError,
@@ -32,7 +35,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from core.errors import ConfigError, JournalUnavailableError
 
+log = logging.getLogger(__name__)
+
 MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK = 0x7573686572  # "usher": whose advisory lock it is on a PostgreSQL that others use too
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +68,9 @@ class Database:
         self._clock = clock
         self._pid = os.getpid()
         if self.url.get_backend_name() == "sqlite":
-            self.engine = sa.create_engine(
-                self.url,
-                poolclass=sa.QueuePool,
-                pool_size=1,
-                max_overflow=0,
-                pool_timeout=timeout_s,
-                connect_args={"timeout": timeout_s, "check_same_thread": False},
-                hide_parameters=True,
-            )
-            sa.event.listen(self.engine, "connect", _prepare_sqlite)
-            sa.event.listen(self.engine, "begin", _begin_immediate)
+            # Taking the write lock at once waits its turn; upgrading a read lock later fails instead.
+            self.engine = _sqlite_engine(self.url, timeout_s, connections=1, begin="BEGIN IMMEDIATE")
+            self._reading = _sqlite_engine(self.url, timeout_s, connections=2, begin="BEGIN")
         else:
             milliseconds = int(timeout_s * 1000)
             self.engine = sa.create_engine(
@@ -84,21 +82,35 @@ class Database:
                     "connect_timeout": max(1, int(timeout_s)),
                     "options": f"{self.url.query.get('options', '')}"
                     f" -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
-                    f" -c idle_in_transaction_session_timeout={4 * milliseconds} -c synchronous_commit=on",
+                    f" -c idle_in_transaction_session_timeout={4 * milliseconds} -c synchronous_commit=on"
+                    " -c timezone=UTC",
                 },
                 hide_parameters=True,
             )
+            self._reading = self.engine
+
+    def begin(self) -> contextlib.AbstractContextManager[Transaction]:
+        """One transaction, committed at the end of the block. Raises JournalUnavailableError."""
+        return self._transaction(self.engine)
+
+    def read(self) -> contextlib.AbstractContextManager[Transaction]:
+        """One transaction that only looks: on SQLite nobody waits for it, and it waits for nobody who writes."""
+        return self._transaction(self._reading)
 
     @contextlib.contextmanager
-    def begin(self) -> Iterator[Transaction]:
-        """One transaction, committed at the end of the block. Raises JournalUnavailableError."""
+    def _transaction(self, engine: sa.Engine) -> Iterator[Transaction]:
         if os.getpid() != self._pid:  # a connection must not be shared with the parent it was opened in
             self.engine.dispose(close=False)
+            self._reading.dispose(close=False)
             self._pid = os.getpid()
         try:
-            with self.engine.begin() as connection:
+            with engine.begin() as connection:
                 yield Transaction(connection, self._now(connection))
         except (OperationalError, InterfaceError, InternalError, PoolTimeoutError) as exc:
+            raise JournalUnavailableError(_without_details(exc)) from exc
+        except DatabaseError as exc:
+            if type(exc) is not DatabaseError:  # of a statement, not of the database
+                raise
             raise JournalUnavailableError(_without_details(exc)) from exc
 
     def _now(self, connection: sa.Connection) -> datetime:
@@ -112,28 +124,56 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        self._reading.dispose()
 
     def migrate(self) -> str:
         """Bring the tables to this release; returns the revision. Raises ConfigError when it cannot."""
         try:
             with self.engine.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    # One at a time, and a large table may take its time.
+                    connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+                    connection.execute(sa.text("SET LOCAL lock_timeout = '60s'"))
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
                 config = _alembic()
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
-        except SQLAlchemyError as exc:
+        except (SQLAlchemyError, CommandError) as exc:
             raise ConfigError(
                 "The database cannot be prepared", [f"DATABASE_URL: {_without_details(exc)}"]
             ) from exc
         return _head()
 
+    def require_reachable(self) -> None:
+        """Raise ConfigError when there is a database that cannot be opened; one that migrating would make is fine."""
+        try:
+            if not self._is_missing():
+                with self.read():
+                    pass
+        except (JournalUnavailableError, SQLAlchemyError) as exc:
+            raise _unfit(exc) from exc
+
     def require_current(self) -> None:
-        """Raise ConfigError when the tables are not those of this release; JournalUnavailableError when
-        the database cannot say."""
-        with self.begin() as tx:
-            found = MigrationContext.configure(tx.connection).get_current_revision()
+        """Raise ConfigError when the tables are not those of this release, or no waiting can help;
+        JournalUnavailableError when the database cannot say now."""
+        try:
+            found = None
+            if not self._is_missing():
+                with self.read() as tx:
+                    found = MigrationContext.configure(tx.connection).get_current_revision()
+        except JournalUnavailableError as exc:
+            if _is_hopeless(exc.__cause__):
+                raise _unfit(exc) from exc
+            raise
+        except SQLAlchemyError as exc:
+            raise _unfit(exc) from exc
         if found != _head():
             what = "has no tables of Usher yet" if found is None else f"is at revision {found}, not {_head()}"
             raise ConfigError("Not fit to start", [f"DATABASE_URL: the database {what}; run `usher migrate`"])
+
+    def _is_missing(self) -> bool:
+        """A SQLite file that is not there: connecting would make an empty one."""
+        return self.url.get_backend_name() == "sqlite" and not Path(self.url.database or "").exists()
 
 
 def open_database(url: str, *, timeout_s: float = 5.0) -> Database:
@@ -143,8 +183,10 @@ def open_database(url: str, *, timeout_s: float = 5.0) -> Database:
     starts meanwhile waits for it.
     """
     database = Database(url, timeout_s=timeout_s)
-    with contextlib.suppress(JournalUnavailableError):
+    try:
         database.require_current()
+    except JournalUnavailableError as exc:
+        log.warning("database.away", extra={"error": str(exc)})
     return database
 
 
@@ -170,14 +212,29 @@ def parse_database_url(url: str) -> sa.URL:
             raise ConfigError(
                 "Not fit to start", ["DATABASE_URL: SQLite needs a file; memory is forgotten at the end"]
             )
-        if not Path(parsed.database).parent.is_dir():
-            raise ConfigError(
-                "Not fit to start",
-                [f"DATABASE_URL: the folder {Path(parsed.database).parent} does not exist"],
-            )
-    elif not parsed.database:
+        return parsed
+    if "@" in (parsed.host or ""):  # the rest of a password: not to be shown
+        raise ConfigError("Not fit to start", ["DATABASE_URL: write an @ in user or password as %40"])
+    if not parsed.database:
         raise ConfigError("Not fit to start", ["DATABASE_URL: names no database"])
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise ConfigError("Not fit to start", ["DATABASE_URL: has a port that is no number from 1 to 65535"])
     return parsed
+
+
+def _sqlite_engine(url: sa.URL, timeout_s: float, *, connections: int, begin: str) -> sa.Engine:
+    engine = sa.create_engine(
+        url,
+        poolclass=sa.QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=timeout_s,
+        connect_args={"timeout": timeout_s, "check_same_thread": False},
+        hide_parameters=True,
+    )
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
 
 
 def _alembic() -> Config:
@@ -199,13 +256,18 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _begin_immediate(connection: sa.Connection) -> None:
-    # Taking the write lock at once waits its turn; upgrading a read lock later fails instead.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _is_hopeless(exc: BaseException | None) -> bool:
+    """The file is no database (sqlite3's DatabaseError), or the URL asks for what cannot be (libpq's words)."""
+    return type(exc) is DatabaseError or "connection is bad: invalid " in str(exc)
 
 
-def _without_details(exc: SQLAlchemyError) -> str:
+def _unfit(exc: Exception) -> ConfigError:
+    text = str(exc) if isinstance(exc, JournalUnavailableError) else _without_details(exc)
+    return ConfigError("Not fit to start", [f"DATABASE_URL: {text}"])
+
+
+def _without_details(exc: Exception) -> str:
     """The driver's own words without statement and parameters; its first line only."""
-    origin = getattr(exc, "orig", None)
+    origin = exc if isinstance(exc, CommandError) else getattr(exc, "orig", None)
     text = str(origin or type(exc).__name__).strip().splitlines()
     return (text[0] if text else type(exc).__name__)[:300]

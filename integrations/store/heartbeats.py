@@ -15,8 +15,9 @@ class Heartbeats:
         self._database = database
 
     def beat(self, name: str) -> None:
-        """Say that the process of this name is alive now."""
+        """Say that the process of this name is alive now; who has been silent for a day is forgotten."""
         with self._database.begin() as tx:
+            tx.execute(sa.delete(heartbeats).where(heartbeats.c.seen_at < tx.now - timedelta(days=1)))
             tx.execute(
                 tx.insert(heartbeats)
                 .values(name=name, seen_at=tx.now)
@@ -25,7 +26,7 @@ class Heartbeats:
 
     def heard_within(self, prefix: str, seconds: float) -> bool:
         """Whether any process whose name begins so was alive lately."""
-        with self._database.begin() as tx:
+        with self._database.read() as tx:
             since = tx.now - timedelta(seconds=seconds)
             found = sa.select(heartbeats.c.name).where(
                 heartbeats.c.name.startswith(prefix, autoescape=True), heartbeats.c.seen_at >= since

@@ -62,11 +62,10 @@ class Journal:
         for event in batch:
             rows.setdefault((event.site, event.id), event)
         with self._database.begin() as tx:
-            returned = tx.execute(
-                tx.insert(events)
-                .values([self._row(event, tx.now) for event in rows.values()])
-                .on_conflict_do_nothing()
-                .returning(events.c.site, events.c.id)
+            # Many parameter sets rather than one long VALUES: that statement is built once, not for each size.
+            returned = tx.connection.execute(
+                tx.insert(events).on_conflict_do_nothing().returning(events.c.site, events.c.id),
+                [self._row(event, tx.now) for event in rows.values()],
             )
             new = {(row.site, row.id) for row in returned}
         answers = []
