@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from prometheus_client import CollectorRegistry
@@ -19,9 +21,9 @@ from integrations.store.database import Database, open_database
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.inbox import Inbox
 from integrations.store.journal import Journal
-from integrations.store.ledger import Ledger
-from integrations.store.outbox import Outbox
 from integrations.store.suppressions import Suppressions
+from integrations.store.tables import events, messages, outbox
+from integrations.store.work import count_by_state
 from integrations.wix.shared import open_redis
 from tasks.app import create_app as create_celery_app
 from tasks.app import ring
@@ -33,10 +35,12 @@ from webhooks.unsubscribe import unsubscribe_routes
 from webhooks.verify import Verifier, load_public_key
 
 WORKER_SILENT_AFTER_S = 30.0
+COUNTED_EVERY_S = 15.0
 
 
 def create_app(settings: Settings) -> Starlette:
-    """The web process for settings that were checked. Opens its connections when it starts, not here."""
+    """The web process for settings that were checked. Looks at the database once, and raises ConfigError when its
+    tables are not those of this release; every other connection is opened when it is needed."""
     # Wix waits 1.25 s: a lock that is held longer than a second is answered with 503.
     database = open_database(settings.database, timeout_s=1.0)
     journal = Journal(database, listened=ROUTES)
@@ -60,7 +64,7 @@ def create_app(settings: Settings) -> Starlette:
         doorbell.close()
         database.close()
 
-    return Starlette(
+    app = Starlette(
         routes=[
             *webhook_routes(Verifier(keys), inbox, registry),
             *unsubscribe_routes(tokens.read, unsubscribe),
@@ -68,6 +72,9 @@ def create_app(settings: Settings) -> Starlette:
         ],
         lifespan=lifespan,
     )
+    # Starlette would send the caller of "…/" to whatever the Host header names.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _checks(
@@ -77,7 +84,7 @@ def _checks(
 
     def check_database() -> str:
         try:
-            with database.begin():
+            with database.begin():  # as a delivery would: a locked database is none to commit to
                 return "ok"
         except JournalUnavailableError as exc:
             return str(exc)
@@ -111,26 +118,35 @@ def _checks(
 
 
 class _Rows(Collector):
-    """Totals counted from the rows at each scrape: they cannot drift, whoever did the work."""
+    """Totals counted from the rows: they cannot drift, whoever did the work. Anybody may ask, so not at each ask."""
 
     def __init__(self, database: Database, doorbell: Doorbell) -> None:
-        self._tables = {
-            "events": Journal(database, listened=()).counts,
-            "messages": Ledger(database).counts,
-            "outbox": Outbox(database).counts,
-        }
+        self._database = database
         self._doorbell = doorbell
+        self._lock = threading.Lock()
+        self._counted: dict[str, dict[str, int]] = {}
+        self._count_again_at = 0.0
 
     def collect(self) -> Iterable[Metric]:
-        for name, counts in self._tables.items():
+        for name, counts in self._counts().items():
             metric = GaugeMetricFamily(f"usher_{name}", f"Rows of {name} by state", labels=["state"])
-            with contextlib.suppress(JournalUnavailableError):
-                for state, number in counts().items():
-                    metric.add_metric([state], number)
+            for state, number in counts.items():
+                metric.add_metric([state], number)
             yield metric
         broken = GaugeMetricFamily("usher_doorbell_failures", "Wake-ups the broker did not take")
         broken.add_metric([], self._doorbell.failures)
         yield broken
+
+    def _counts(self) -> dict[str, dict[str, int]]:
+        with self._lock:
+            if time.monotonic() >= self._count_again_at:
+                self._counted = {}
+                with contextlib.suppress(JournalUnavailableError), self._database.read() as tx:
+                    self._counted = {
+                        table.name: count_by_state(tx, table) for table in (events, messages, outbox)
+                    }
+                self._count_again_at = time.monotonic() + COUNTED_EVERY_S
+            return self._counted
 
     def describe(self) -> Iterable[Metric]:
         return ()

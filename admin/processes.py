@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import random
+import signal
 import socket
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 from config.settings import NOT_FIT, TO_RUN, TO_SEND, Settings, load_settings
 from core.automations import Automations, parse_automations
-from core.errors import ConfigError, JournalUnavailableError
+from core.community import MemberId, SiteId
+from core.consent import Purpose
+from core.errors import ConfigError, JournalUnavailableError, PermanentError
 from integrations.email.render import Renderer
 from integrations.email.transport import mail_from_url, parse_email_url
-from integrations.email.unsubscribe import UnsubscribeTokens, hash_address
+from integrations.email.unsubscribe import UnsubscribeClaim, UnsubscribeTokens, hash_address
 from integrations.store.database import Database, parse_database_url
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.journal import Journal
@@ -29,11 +36,16 @@ from integrations.store.suppressions import Suppressions
 from integrations.wix.client import WixClient
 from integrations.wix.shared import open_redis
 from tasks.routes import ROUTES
-from tasks.services import Letterhead, Services
+from tasks.services import Services
+from tasks.writing import Letterhead, Reader, write_letter
 from webhooks.verify import load_public_key
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "templates" / "email"
+PARENT = "USHER_PARENT"
+"""The variable in which a supervisor tells its children its process id."""
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -63,13 +75,13 @@ class Checked:
     renderer: Renderer
 
 
-def check_settings(*, sends: bool) -> Checked:
-    """Read settings, keys, automations and templates; raise one ConfigError with every mistake in them."""
+def check_settings(*, sends: bool, templates: Path = TEMPLATES) -> Checked:
+    """Read settings, keys, automations and templates; raise one ConfigError with every mistake in them.
+
+    Makes nothing and connects to nothing.
+    """
     findings = Findings()
-    required = TO_RUN + (TO_SEND if sends else ())
-    settings = findings.take(lambda: load_settings(required=required))
-    if settings is None:
-        settings = _what_can_be_read()
+    settings = _read_settings(findings, TO_RUN + (TO_SEND if sends else ()))
     for name, text in (
         ("WIX_PUBLIC_KEY", settings.wix_public_key),
         ("WIX_PUBLIC_KEY_NEXT", settings.wix_public_key_next),
@@ -77,9 +89,10 @@ def check_settings(*, sends: bool) -> Checked:
         if text:
             findings.take(lambda name=name, text=text: _named(name, lambda: load_public_key(text)))  # type: ignore[misc]
     findings.take(lambda: _named("EMAIL_URL", lambda: parse_email_url(settings.email_url.get_secret_value())))
-    findings.take(lambda: make_data_dir(settings))
-    findings.take(lambda: parse_database_url(settings.database))
-    renderer = findings.take(lambda: Renderer(TEMPLATES))
+    _check_places(settings, findings)
+    renderer = findings.take(lambda: Renderer(templates))
+    if sends and renderer is not None:
+        findings.problems += _what_no_letter_can_carry(settings, renderer)
     automations = findings.take(
         lambda: read_automations(settings.automations_file, renderer.names() if renderer else None)
     )
@@ -88,12 +101,97 @@ def check_settings(*, sends: bool) -> Checked:
     return Checked(settings, automations, renderer)
 
 
-def _what_can_be_read() -> Settings:
-    """Settings without the mistakes already named, so that the rest can be checked too."""
+def check_to_migrate() -> Settings:
+    """As check_settings, for who needs nothing but the database."""
+    findings = Findings()
+    settings = _read_settings(findings)
+    _check_places(settings, findings)
+    if findings.problems:
+        raise ConfigError(NOT_FIT, findings.problems)
+    return settings
+
+
+def _read_settings(findings: Findings, required: tuple[str, ...] = ()) -> Settings:
+    """The settings; after a finding without the mistakes already named, so that the rest can be checked too."""
+    settings = findings.take(lambda: load_settings(required=required))
+    if settings is not None:
+        return settings
     try:
         return load_settings(lenient=True)
     except ConfigError:
         return load_settings(env_file=None, lenient=True)
+
+
+def _check_places(settings: Settings, findings: Findings) -> None:
+    """The database's URL, and whether the files of the embedded parts can be where they should."""
+    data_dir = settings.data_dir.resolve()
+    url = findings.take(lambda: parse_database_url(settings.database))
+    if url is not None and url.get_backend_name() == "sqlite":
+        file = Path(url.database or "").resolve()
+        if file.parent != data_dir:
+            if file.parent.is_dir():
+                findings.take(lambda: _require_writable("DATABASE_URL", file.parent))
+            else:
+                findings.problems.append(f"DATABASE_URL: the folder {file.parent} does not exist")
+        if file.exists() and not os.access(file, os.W_OK):
+            findings.problems.append(f"DATABASE_URL: {file} cannot be written to")
+    if not (settings.database_url.get_secret_value() and settings.redis_url.get_secret_value()):
+        findings.take(lambda: _require_writable("DATA_DIR", settings.data_dir))
+
+
+def _require_writable(name: str, folder: Path) -> None:
+    """Raises ConfigError for a folder that cannot be made or written to. Leaves nothing behind."""
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as exc:
+        cannot = "written to" if nearest is folder else "made"
+        raise ConfigError(NOT_FIT, [f"{name}: {folder} cannot be {cannot} ({exc.strerror})"]) from exc
+
+
+def _what_no_letter_can_carry(settings: Settings, renderer: Renderer) -> list[str]:
+    """Each of the operator's own values is tried in the shipped letters, with good ones in the others' places."""
+    good = Letterhead(
+        "Usher <usher@example.com>", "1 Example Road", "https://example.com", UnsubscribeTokens("a trial")
+    )
+    problems = []
+    for name, head, value in (
+        ("EMAIL_FROM", replace(good, email_from=settings.email_from), settings.email_from),
+        ("PUBLIC_URL", replace(good, public_url=settings.public_url), settings.public_url),
+        (
+            "EMAIL_POSTAL_ADDRESS",
+            replace(good, postal_address=settings.email_postal_address),
+            settings.email_postal_address,
+        ),
+    ):
+        if value:
+            try:
+                for template, purpose in (
+                    ("welcome", Purpose.ONBOARDING),
+                    ("yoga-offer", Purpose.PROMOTIONAL),
+                ):
+                    if template in renderer.names():
+                        _try_letter(renderer, template, purpose, head)
+            except PermanentError as exc:
+                problems.append(f"{name}: no letter can carry it as it stands ({exc})")
+    return problems
+
+
+def _try_letter(renderer: Renderer, template: str, purpose: Purpose, head: Letterhead) -> None:
+    """Write a letter to nobody. Raises PermanentError."""
+    stranger = "00000000-0000-0000-0000-000000000000"
+    claim = UnsubscribeClaim(SiteId(stranger), MemberId(stranger), hash_address("", ""))
+    write_letter(
+        head,
+        renderer,
+        template,
+        {},
+        purpose=purpose,
+        key=template,
+        reader=Reader(claim, group=stranger, email="somebody@example.com"),
+        date=datetime.now(UTC),
+    )
 
 
 def _named(name: str, build: Callable[[], T]) -> T:
@@ -153,8 +251,12 @@ def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
         mail=mail,
         renderer=checked.renderer,
         automations=checked.automations,
-        letterhead=Letterhead(settings.email_from, settings.email_postal_address, settings.public_url),
-        tokens=UnsubscribeTokens(secret),
+        letterhead=Letterhead(
+            settings.email_from,
+            settings.email_postal_address,
+            settings.public_url,
+            UnsubscribeTokens(secret),
+        ),
         hash_address=lambda address: hash_address(secret, address),
         chance=random.random,
         now=lambda: datetime.now(UTC),
@@ -168,10 +270,52 @@ def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
         database.close()
 
 
-def keep_beating(heartbeats: Heartbeats, process: str, stop: threading.Event, every_s: float = 5.0) -> None:
-    """Tell the database now and then that this process lives, until `stop` is set."""
+def keep_beating(
+    services: Services, heartbeats: Heartbeats, process: str, stop: threading.Event, every_s: float = 5.0
+) -> None:
+    """Tell the database now and then that this process lives and works on what it claimed, until `stop` is set."""
     name = f"{process}:{socket.gethostname()}:{os.getpid()}"
     while not stop.is_set():
-        with contextlib.suppress(JournalUnavailableError):
+        try:
             heartbeats.beat(name)
+            services.renew_leases()
+        except JournalUnavailableError as exc:
+            log.warning("heartbeat.missed", extra={"error": str(exc)})
+        except Exception:
+            log.exception("heartbeat.missed")
         stop.wait(every_s)
+
+
+def find_port(port: int, within_s: float = 3.0) -> int:
+    """The port, free to be listened on; any free one for 0. Raises ConfigError when somebody has it.
+
+    Waits a little: what a killed run left behind is about to let go of it.
+    """
+    deadline = time.monotonic() + within_s
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", port))  # noqa: S104 (where the web process listens)
+                probe.listen()
+                found: int = probe.getsockname()[1]
+                return found
+            except OSError as exc:
+                if time.monotonic() >= deadline:
+                    why = "is in use" if exc.errno == errno.EADDRINUSE else f"cannot be had ({exc.strerror})"
+                    raise ConfigError(NOT_FIT, [f"PORT: {port} {why}"]) from exc
+        time.sleep(0.1)
+
+
+def end_with_parent() -> None:
+    """End in order, as on SIGTERM, when the supervisor that started this process is gone."""
+    parent = os.environ.pop(PARENT, "")
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(0.5)
+        log.warning("process.orphaned")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()

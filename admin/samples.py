@@ -67,7 +67,7 @@ def send_through_sandbox(event: str, url: str, *, as_it_is: bool, copies: int) -
                 if all(delivery["attempts"] for delivery in mine) or time.monotonic() > deadline:
                     return [_said(delivery) for delivery in mine]
                 time.sleep(0.1)
-    except httpx.TransportError as exc:
+    except (httpx.TransportError, httpx.InvalidURL) as exc:
         raise SendError(f"no sandbox answers at {url} ({type(exc).__name__}); start `usher sandbox`") from exc
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import functools
+import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 
-from admin.processes import check_settings, keep_beating, open_services
+from admin.processes import check_settings, end_with_parent, find_port, keep_beating, open_services
 from config.logging import set_up_logging
 from integrations.store.database import open_database
 from tasks.services import Services
+
+log = logging.getLogger(__name__)
+
+CUT_SHORT_AFTER_S = 15.0
+"""Longer than any turn that is not held up, shorter than the 20 s a platform gives."""
 
 
 def serve_web() -> None:
@@ -21,7 +28,10 @@ def serve_web() -> None:
     from asgi import create_app
 
     checked = check_settings(sends=False)
+    if checked.settings.port:
+        find_port(checked.settings.port)
     set_up_logging("web")
+    end_with_parent()
     uvicorn.run(
         create_app(checked.settings),
         host="0.0.0.0",  # noqa: S104 (the platform's router comes from outside)
@@ -37,14 +47,16 @@ def serve_web() -> None:
 
 
 def serve_worker(concurrency: int) -> None:
-    """Work until SIGTERM: the turn at hand is finished, then the processes end."""
-    from celery.signals import setup_logging
+    """Work until SIGTERM: the turn at hand is finished, unless it takes too long, then the processes end."""
+    from billiard import active_children
+    from celery.signals import setup_logging, worker_shutting_down
 
     from tasks.app import add_tasks, create_app
 
     checked = check_settings(sends=True)
-    open_database(checked.settings.database).close()
     set_up_logging("worker")
+    open_database(checked.settings.database).close()
+    end_with_parent()
     setup_logging.connect(lambda **_: set_up_logging("worker"), weak=False)
     celery = create_app(checked.settings.broker, publisher=False)
 
@@ -52,7 +64,9 @@ def serve_worker(concurrency: int) -> None:
         opened = open_services(checked)
         services, heartbeats = opened.__enter__()
         stop = threading.Event()
-        threading.Thread(target=keep_beating, args=(heartbeats, "worker", stop), daemon=True).start()
+        threading.Thread(
+            target=keep_beating, args=(services, heartbeats, "worker", stop), daemon=True
+        ).start()
 
         def close() -> None:
             stop.set()
@@ -60,6 +74,12 @@ def serve_worker(concurrency: int) -> None:
 
         return services, close
 
+    def kill_pool() -> None:
+        for child in active_children():
+            if child.pid is not None:
+                os.kill(child.pid, signal.SIGKILL)
+
+    worker_shutting_down.connect(lambda **_: _end_soon("worker.cut_short", kill_pool), weak=False)
     add_tasks(celery, build)
     celery.worker_main(
         [
@@ -76,15 +96,34 @@ def serve_worker(concurrency: int) -> None:
 def serve_beat() -> None:
     """Sweep until SIGTERM."""
     from tasks.app import create_app, ring
-    from tasks.sweep import sweep_until
+    from tasks.sweep import Sweeper
 
     checked = check_settings(sends=True)
-    open_database(checked.settings.database).close()
     set_up_logging("beat")
+    open_database(checked.settings.database).close()
     stop = threading.Event()
+
+    def end(*_: object) -> None:
+        stop.set()
+        _end_soon("beat.cut_short")
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
+    end_with_parent()
     celery = create_app(checked.settings.broker, publisher=True)
     with open_services(checked) as (services, heartbeats):
-        threading.Thread(target=keep_beating, args=(heartbeats, "beat", stop), daemon=True).start()
-        sweep_until(stop, services, functools.partial(ring, celery))
+        threading.Thread(target=keep_beating, args=(services, heartbeats, "beat", stop), daemon=True).start()
+        Sweeper(services, functools.partial(ring, celery)).look_until(stop)
+
+
+def _end_soon(event: str, kill_pool: Callable[[], None] = lambda: None) -> None:
+    """Whoever waits for a mail server that says nothing does not hold up the end: the lease finds its letter."""
+
+    def cut_short() -> None:
+        log.warning(event)
+        kill_pool()
+        os._exit(0)
+
+    timer = threading.Timer(CUT_SHORT_AFTER_S, cut_short)
+    timer.daemon = True
+    timer.start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import signal
@@ -9,16 +11,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+import httpx
+
 from admin.embedded import EmbeddedRedis
-from admin.processes import ROOT, check_settings
+from admin.processes import PARENT, ROOT, check_settings, find_port, make_data_dir
 from config.logging import set_up_logging
-from config.settings import socket_path
+from config.settings import NOT_FIT, socket_path
 from core.errors import ConfigError
 from integrations.store.database import Database
 
@@ -26,7 +30,8 @@ log = logging.getLogger(__name__)
 
 BAD_INPUT = 2
 RESTART_AFTER_S = 1.0
-STOP_WITHIN_S = 15.0
+STOP_WITHIN_S = 17.0
+"""Longer than a child takes that cuts its work short, shorter than the 20 s a platform gives."""
 
 
 @dataclass
@@ -47,7 +52,7 @@ class Child:
             self.process = subprocess.Popen(  # noqa: S603 (our own modules, no shell)
                 [sys.executable, "-m", *self.arguments],
                 cwd=self.cwd,
-                env={**self.env, "PYTHONPATH": str(ROOT)},
+                env={**self.env, "PYTHONPATH": str(ROOT), PARENT: str(os.getpid())},
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
                 start_new_session=True,
@@ -64,14 +69,16 @@ class Child:
             self.process.terminate()
 
     def end_by(self, deadline: float) -> None:
+        """Afterwards nobody of its process group is left."""
         if self.process is None:
             return
         try:
             self.process.wait(timeout=max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             log.warning("process.killed", extra={"child": self.name})
-            self.process.kill()
-            self.process.wait(timeout=5)
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses for a group of zombies
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=5)
 
 
 class Household:
@@ -116,26 +123,52 @@ class Household:
 
 def run_everything() -> None:
     """`usher run`: migrate, then web, worker and beat, with an embedded Redis unless one is named."""
-    checked = check_settings(sends=True)
-    settings = checked.settings
+    settings = check_settings(sends=True).settings
+    port = find_port(settings.port)
     set_up_logging("run")
     database = Database(settings.database)
-    database.migrate()
-    database.close()
+    database.require_reachable()
+    make_data_dir(settings)
     redis = None if settings.redis_url.get_secret_value() else EmbeddedRedis(socket_path(settings.data_dir))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    children = [Child(name, ("admin", name), os.environ) for name in ("web", "worker", "beat")]
-    if redis is not None:
-        redis.start()
+    env = {**os.environ, "PORT": str(port)}
+    children = [Child(name, ("admin", name), env) for name in ("web", "worker", "beat")]
+    with _alone_in(settings.data_dir):
+        database.migrate()
+        database.close()
+        try:
+            if redis is not None:
+                redis.start()
+            with Household(children) as household:
+                log.info("run.started", extra={"port": port})
+                ready = False
+                while not stop.wait(0.5):
+                    household.look_after()
+                    if redis is not None:
+                        redis.look_after()
+                    if not ready and (ready := _is_ready(port)):
+                        print(f"Usher is ready at http://127.0.0.1:{port}", flush=True)
+        finally:
+            if redis is not None:
+                redis.stop()
+
+
+@contextlib.contextmanager
+def _alone_in(data_dir: Path) -> Iterator[None]:
+    """Two runs on one folder would end each other's Redis. The system lets go of the lock, however we end."""
+    with (data_dir / "usher.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise ConfigError(NOT_FIT, [f"DATA_DIR: another `usher run` works in {data_dir}"]) from exc
+        yield
+
+
+def _is_ready(port: int) -> bool:
     try:
-        with Household(children) as household:
-            log.info("run.started", extra={"port": settings.port})
-            while not stop.wait(0.5):
-                household.look_after()
-                if redis is not None:
-                    redis.look_after()
-    finally:
-        if redis is not None:
-            redis.stop()
+        answer = httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=2.0, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == 200 and '"status":"ok"' in answer.text

@@ -7,6 +7,8 @@ more than the figure.
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 import time
 
 from benchmarks.alone import measure_matching, measure_start
@@ -47,6 +49,7 @@ def main() -> None:
         for name, (_, about) in MEASUREMENTS.items():
             print(f"{name:10} {about}")
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever was started is ended
     size = Size(repeats=1 if options.quick else options.repeats, quick=options.quick)
     print(describe_machine())
     for name in options.names or MEASUREMENTS:

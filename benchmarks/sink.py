@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import uvloop
 
@@ -29,9 +29,8 @@ class _Session(asyncio.Protocol):
         self._to = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(b"220 sink\r\n")
+        self._transport = cast(asyncio.WriteTransport, transport)
+        self._transport.write(b"220 sink\r\n")
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

@@ -44,6 +44,10 @@ class Size:
     def of(self, full: int, quick: int) -> int:
         return quick if self.quick else full
 
+    def for_seconds(self, per_second: float, most: int) -> int:
+        """How many keep something of this speed busy for about two seconds."""
+        return 20 if self.quick else min(most, max(40, int(per_second * 2)))
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -268,7 +272,7 @@ def report(
     print(f"\n{title}")
     print(f"  {'':{width}} {'median':>10} {'lowest':>10} {'highest':>10}   {ratio_title}")
     for name, found in values.items():
-        ratio = f"{_ratio(found, values[reference]):8.2f}" if reference else ""
+        ratio = f"{_ratio(found, values[reference]):9.3f}" if reference else ""
         figures = "".join(
             f"{_number(figure):>11}" for figure in (statistics.median(found), min(found), max(found))
         )

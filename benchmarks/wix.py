@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 import sys
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import uvloop
@@ -68,8 +68,7 @@ class _Server(asyncio.Protocol):
     calls = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)
         self._parser = httptools.HttpRequestParser(self)
         self._url, self._body = b"", b""
 

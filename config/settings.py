@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from email.headerregistry import Address
 from email.utils import parseaddr
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
+import idna
+import sqlalchemy as sa
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -77,7 +79,7 @@ class Settings(BaseSettings):
         url = _http_url(value)
         if url.scheme == "http" and not _is_loopback(url.hostname or ""):
             raise ValueError("must be https; plain http is for the loopback address only")
-        return value.rstrip("/")
+        return urlunsplit(url).rstrip("/")
 
     @field_validator("public_url")
     @classmethod
@@ -89,7 +91,7 @@ class Settings(BaseSettings):
             raise ValueError("must be https: mail clients unsubscribe through it")
         if url.query or url.fragment:
             raise ValueError("must not have a query or fragment")
-        return value.rstrip("/")
+        return urlunsplit(url).rstrip("/")
 
     @field_validator("email_from")
     @classmethod
@@ -116,26 +118,24 @@ class Settings(BaseSettings):
     @classmethod
     def _redis_url(cls, value: SecretStr) -> SecretStr:
         if value.get_secret_value():
-            url = urlsplit(value.get_secret_value())
-            if url.scheme not in ("redis", "rediss", "unix", "valkey", "valkeys", "redis+socket"):
-                raise ValueError("is not a redis://, rediss:// or unix:// URL")
-            _check_port(url)
+            schemes = ("redis", "rediss", "unix", "valkey", "valkeys", "redis+socket")
+            _url(value.get_secret_value(), schemes, "is not a redis://, rediss:// or unix:// URL")
         return value
 
     @field_validator("broker_url")
     @classmethod
     def _broker_url(cls, value: SecretStr) -> SecretStr:
         if value.get_secret_value():
-            url = urlsplit(value.get_secret_value())
-            if url.scheme not in ("redis", "rediss", "redis+socket", "amqp", "amqps"):
-                raise ValueError("is not a redis://, rediss:// or amqp:// URL")
-            _check_port(url)
+            schemes = ("redis", "rediss", "redis+socket", "amqp", "amqps")
+            _url(value.get_secret_value(), schemes, "is not a redis://, rediss:// or amqp:// URL")
         return value
 
     @property
     def database(self) -> str:
         """The database's URL; SQLite in DATA_DIR when none is set."""
-        return self.database_url.get_secret_value() or f"sqlite:///{self.data_dir.resolve() / 'usher.db'}"
+        if url := self.database_url.get_secret_value():
+            return url
+        return sa.URL.create("sqlite", database=str(self.data_dir.resolve() / "usher.db")).render_as_string()
 
     @property
     def redis(self) -> str:
@@ -143,13 +143,13 @@ class Settings(BaseSettings):
         url = self.redis_url.get_secret_value()
         if not url:
             return f"unix://{quote(str(socket_path(self.data_dir)))}"
-        return url.replace("valkey", "redis", 1).replace("redis+socket://", "unix://", 1)
+        return _respelled(url, {"valkey": "redis", "valkeys": "rediss", "redis+socket": "unix"})
 
     @property
     def broker(self) -> str:
         """The broker's URL as Celery spells it."""
         url = self.broker_url.get_secret_value() or self.redis
-        return url.replace("unix://", "redis+socket://", 1)
+        return _respelled(url, {"unix": "redis+socket"})
 
 
 def socket_path(data_dir: Path) -> Path:
@@ -209,20 +209,40 @@ def _plain(value: object) -> str:
 
 
 def _http_url(value: str) -> SplitResult:
-    url = urlsplit(value)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    """With scheme and host as they go over the wire: lower case, and A-labels (RFC 5891)."""
+    url = _url(value, ("http", "https"), "is not an http(s) URL")
+    if not url.hostname:
         raise ValueError("is not an http(s) URL")
     if url.username or url.password:
         raise ValueError("must not carry a user or password")
-    _check_port(url)
-    return url
+    if url.netloc.isascii():
+        return url._replace(netloc=url.netloc.lower())
+    try:
+        host = idna.encode(url.hostname, uts46=True).decode()
+    except idna.IDNAError:
+        raise ValueError("has a host that is no name") from None
+    return url._replace(netloc=host if url.port is None else f"{host}:{url.port}")
 
 
-def _check_port(url: SplitResult) -> None:
+def _url(value: str, schemes: Sequence[str], complaint: str) -> SplitResult:
+    """The library's own complaints may quote a password."""
+    try:
+        url = urlsplit(value)
+    except ValueError:
+        raise ValueError(complaint) from None
+    if url.scheme not in schemes or "://" not in value:
+        raise ValueError(complaint)
     try:
         _ = url.port
     except ValueError:
         raise ValueError("has a port that is no number from 0 to 65535") from None
+    return url
+
+
+def _respelled(url: str, schemes: Mapping[str, str]) -> str:
+    """The same URL under its reader's name for the scheme; nothing after it is touched."""
+    scheme, _, rest = url.partition(":")
+    return f"{schemes.get(scheme.lower(), scheme.lower())}:{rest}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -9,8 +9,6 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from email.utils import parseaddr
-from urllib.parse import urlsplit
 
 from core.community import Member, MemberId, Site, SiteId, Subscription
 from core.consent import Purpose, reason_to_skip
@@ -28,16 +26,16 @@ from core.errors import (
     WithdrawnError,
 )
 from core.letters import MAIL_GIVES_UP_AFTER, lost_ground, retry_delay_s
-from integrations.email.message import build_message, message_id_for
 from integrations.email.unsubscribe import UnsubscribeClaim
 from integrations.store.ledger import REPLY_LEASE, ClaimedLetter
 from tasks.claims import let_rest, work_through
 from tasks.services import Services
+from tasks.writing import Reader, write_letter
 
 log = logging.getLogger(__name__)
 
 
-def deliver_letters(services: Services, *, batch: int = 50, for_s: float = 5.0) -> bool:
+def deliver_letters(services: Services, *, batch: int = 100, for_s: float = 5.0) -> bool:
     """Deliver due letters for about `for_s`; True when more are left. What was not begun is given back."""
     ends_at = time.monotonic() + for_s
     while time.monotonic() < ends_at:
@@ -147,35 +145,25 @@ def _deliver(
 
     head = services.letterhead
     address_hash = services.hash_address(member.email)
-    unsubscribe_url = ""
-    if careful:
-        token = services.tokens.issue(UnsubscribeClaim(letter.site, letter.member, address_hash))
-        unsubscribe_url = f"{head.public_url}/unsubscribe/{token}"
-    content = services.renderer.render(
+    message_id, message = write_letter(
+        head,
+        services.renderer,
         letter.template,
         {
             **letter.context,
             "member_name": member.first_name or member.nickname,
             "site_name": site.name,
             "site_url": site.url,
-            "unsubscribe_url": unsubscribe_url,
-            "postal_address": head.postal_address,
         },
         purpose=purpose,
-        language=member.language or site.language or "en",
-    )
-    domain = head.email_from.rpartition("@")[2].rstrip("> ")
-    message_id = message_id_for(f"{letter.site}/{letter.row.key}", domain)
-    message = build_message(
-        content,
-        sender=head.email_from,
-        to=member.email,
-        message_id=message_id,
+        key=f"{letter.site}/{letter.row.key}",
+        reader=Reader(
+            claim=UnsubscribeClaim(letter.site, letter.member, address_hash),
+            group=letter.group,
+            email=member.email,
+            language=member.language or site.language or "en",
+        ),
         date=services.now(),
-        purpose=purpose,
-        list_id=f"{letter.group}.{urlsplit(head.public_url).hostname or domain}",
-        unsubscribe_url=unsubscribe_url,
-        postal_address=head.postal_address,
     )
 
     def about_to_commit() -> None:
@@ -188,7 +176,7 @@ def _deliver(
         )
 
     try:
-        reply = services.mail.send(_bare(head.email_from), member.email, message, about_to_commit)
+        reply = services.mail.send(head.envelope_from, member.email, message, about_to_commit)
     except WithdrawnError as exc:
         _skip(letter, str(exc), services)
     except MailInDoubtError as exc:
@@ -268,10 +256,6 @@ def _evidence(subscription: Subscription | None, services: Services) -> str:
     """What Wix said of the reader's consent at the moment of sending (GDPR, article 7(1))."""
     said = f"{subscription.status}, {subscription.deliverability}" if subscription else "no record"
     return f"Wix at {services.now().isoformat(timespec='seconds')}: {said}"
-
-
-def _bare(sender: str) -> str:
-    return parseaddr(sender)[1]
 
 
 def _fields(letter: ClaimedLetter) -> dict[str, object]:

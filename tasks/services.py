@@ -7,28 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from core.automations import Automations
-from core.consent import Sender
 from core.ports import MailPort, WixPort
 from integrations.email.render import Renderer
-from integrations.email.unsubscribe import UnsubscribeTokens
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
 from integrations.store.outbox import Outbox
 from integrations.store.sites import Sites
 from integrations.store.suppressions import Suppressions
-
-
-@dataclass(frozen=True, slots=True)
-class Letterhead:
-    """What the operator puts on every letter."""
-
-    email_from: str
-    postal_address: str
-    public_url: str
-
-    @property
-    def sender(self) -> Sender:
-        return Sender(has_postal_address=bool(self.postal_address))
+from tasks.writing import Letterhead
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +35,6 @@ class Services:
     renderer: Renderer
     automations: Automations
     letterhead: Letterhead
-    tokens: UnsubscribeTokens = field(repr=False)
     hash_address: Callable[[str], str] = field(repr=False)
     chance: Callable[[], float]
     now: Callable[[], datetime]

@@ -26,7 +26,8 @@ from tasks.events import run_events
 from tasks.letters import deliver_letters
 from tasks.outbox import pay_outbox
 from tasks.routes import ROUTES
-from tasks.services import Letterhead, Services
+from tasks.services import Services
+from tasks.writing import Letterhead
 
 SITE = SiteId("7b1d1a3e-6c0f-4a4f-9b7e-2f0c5d9e8a11")
 RUNNERS = GroupId("9e2b7c64-1c5d-4f7a-a1c8-7d4b0e6f3a52")
@@ -197,8 +198,12 @@ def a_house(database: Database, clock: Clock, automations: str = WELCOME, **chan
         mail=mail,
         renderer=_renderer(),
         automations=parse_automations(automations, templates=_renderer().names()),
-        letterhead=Letterhead("Usher <usher@club.example.com>", "1 Beach Road", "https://usher.example.com"),
-        tokens=UnsubscribeTokens(SECRET),
+        letterhead=Letterhead(
+            "Usher <usher@club.example.com>",
+            "1 Beach Road",
+            "https://usher.example.com",
+            UnsubscribeTokens(SECRET),
+        ),
         hash_address=functools.partial(hash_address, SECRET),
         chance=lambda: 0.5,
         now=clock,

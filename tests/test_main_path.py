@@ -566,7 +566,7 @@ def test_one_click_ends_offers_at_once_and_wix_is_told_when_it_is_back(database:
     house.work()
     [(_, _, message)] = house.mail.letters
     url = message.partition(b"List-Unsubscribe: <")[2].partition(b">")[0].decode()
-    claim = house.services.tokens.read(url.rpartition("/")[2])
+    claim = house.services.letterhead.tokens.read(url.rpartition("/")[2])
     assert (claim.site, claim.member) == (SITE, ANN)
     house.wix.fails["unsubscribe"] = [RetryableError("Wix is away")]
     house.services.suppressions.unsubscribe(claim.site, claim.member, claim.address_hash, "one click")

@@ -211,3 +211,48 @@ def test_refusing_ten_hostile_deliveries_leaves_no_row(database_url: str, tmp_pa
 
     assert asyncio.run(attack()) == [401, 401, 401, 401, 401, 413, 401, 400, 401, 401]
     assert rows(database_url) == []
+
+
+def test_a_scrape_holds_up_no_delivery_and_none_holds_it_up(tmp_path: Path):
+    path = tmp_path / "usher.db"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+
+    async def look() -> tuple[str, str]:
+        async with running(create_app(settings_for(f"sqlite:///{path}", tmp_path))) as client:
+            await client.post("/webhooks/wix", content=delivery())
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writer:
+                writer.execute("BEGIN IMMEDIATE")
+                metrics = (await client.get("/metrics")).text
+                checks = (await client.get("/health/ready")).json()["checks"]
+                writer.execute("ROLLBACK")
+            return metrics, checks["worker"]
+
+    metrics, worker = asyncio.run(look())
+    assert 'usher_events{state="received"} 1.0' in metrics
+    assert worker.startswith("no worker was heard of")
+
+
+def test_who_scrapes_again_and_again_does_not_have_the_rows_counted_each_time(
+    database_url: str, tmp_path: Path
+):
+    async def look() -> str:
+        async with running(create_app(settings_for(database_url, tmp_path))) as client:
+            await client.get("/metrics")
+            await client.post("/webhooks/wix", content=delivery())
+            return (await client.get("/metrics")).text
+
+    text = asyncio.run(look())
+    assert "usher_events{" not in text
+    assert 'usher_webhook_deliveries_total{outcome="new"} 1.0' in text
+
+
+@pytest.mark.parametrize("path", ["/webhooks/wix/", "/unsubscribe/x/", "/health/live/"])
+def test_nobody_is_sent_to_what_the_host_header_says(database_url: str, tmp_path: Path, path: str):
+    async def look() -> httpx.Response:
+        async with running(create_app(settings_for(database_url, tmp_path))) as client:
+            return await client.post(path, headers={"Host": "evil.example"})
+
+    answer = asyncio.run(look())
+    assert (answer.status_code, "location" in answer.headers) == (404, False)

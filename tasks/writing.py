@@ -1,0 +1,90 @@
+"""From what is known to the bytes of one letter: the same way for every reader, and for the trial at the start."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from core.consent import Purpose, Sender
+from integrations.email.message import build_message, message_id_for, parse_sender, wire_address
+from integrations.email.render import Renderer
+from integrations.email.unsubscribe import UnsubscribeClaim, UnsubscribeTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Letterhead:
+    """What the operator puts on every letter."""
+
+    email_from: str
+    postal_address: str
+    public_url: str
+    tokens: UnsubscribeTokens = field(repr=False)
+
+    @property
+    def sender(self) -> Sender:
+        return Sender(has_postal_address=bool(self.postal_address))
+
+    @property
+    def envelope_from(self) -> str:
+        return wire_address(parse_sender(self.email_from)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Whom a letter is for. `group` is the list it belongs to."""
+
+    claim: UnsubscribeClaim
+    group: str
+    email: str = field(repr=False)
+    language: str = "en"
+
+
+def write_letter(
+    head: Letterhead,
+    renderer: Renderer,
+    template: str,
+    context: Mapping[str, Any],
+    *,
+    purpose: Purpose,
+    key: str,
+    reader: Reader,
+    date: datetime,
+) -> tuple[str, bytes]:
+    """Its Message-ID, which is the same for the same `key`, and its bytes.
+
+    Raises PermanentError when the template fails or nobody can write such a letter.
+    """
+    unsubscribe_url = ""
+    if purpose is Purpose.PROMOTIONAL:
+        unsubscribe_url = f"{head.public_url}/unsubscribe/{head.tokens.issue(reader.claim)}"
+    domain = head.envelope_from.rpartition("@")[2]
+    message_id = message_id_for(key, domain)
+    content = renderer.render(
+        template,
+        {**context, "unsubscribe_url": unsubscribe_url, "postal_address": head.postal_address},
+        purpose=purpose,
+        language=reader.language,
+    )
+    message = build_message(
+        content,
+        sender=head.email_from,
+        to=reader.email,
+        message_id=message_id,
+        date=date,
+        purpose=purpose,
+        list_id=f"{_list_label(reader.group)}.{domain}",
+        unsubscribe_url=unsubscribe_url,
+        postal_address=head.postal_address,
+    )
+    return message_id, message
+
+
+def _list_label(group: str) -> str:
+    """A group's id as a List-Id has it (RFC 2919); an odd id by its hash."""
+    if re.fullmatch(r"[A-Za-z0-9-]{1,63}", group):
+        return group
+    return hashlib.sha256(group.encode()).hexdigest()[:32]

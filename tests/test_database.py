@@ -1,0 +1,187 @@
+"""What the database promises: reads that hold nobody up, one migration at a time, and clear words at the start."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from admin.processes import keep_beating
+from core.errors import ConfigError, JournalUnavailableError
+from integrations.store.database import Database, open_database
+from integrations.store.heartbeats import Heartbeats
+from integrations.store.tables import heartbeats
+from tests.house import Clock
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "usher.db"
+    with contextlib.closing(Database(f"sqlite:///{path}")) as database:
+        database.migrate()
+    return path
+
+
+@contextlib.contextmanager
+def somebody_writing(file: Path) -> Iterator[None]:
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        yield
+        writer.execute("ROLLBACK")
+
+
+def test_a_read_does_not_wait_for_who_writes(file: Path) -> None:
+    with contextlib.closing(Database(f"sqlite:///{file}", timeout_s=0.1)) as database:
+        with somebody_writing(file), database.read() as tx:
+            assert tx.execute(sa.select(heartbeats)).all() == []
+        with somebody_writing(file), pytest.raises(JournalUnavailableError), database.begin():
+            pass
+
+
+def test_who_writes_does_not_wait_for_a_read(database: Database) -> None:
+    with database.read() as reading:
+        assert reading.execute(sa.select(heartbeats)).all() == []
+        Heartbeats(database).beat("beat:here:1")
+
+    with database.read() as reading:
+        assert [row.name for row in reading.execute(sa.select(heartbeats))] == ["beat:here:1"]
+
+
+def test_three_releases_at_once_make_the_tables_once(
+    request: pytest.FixtureRequest, database_url: str, tmp_path: Path
+) -> None:
+    url = sa.make_url(database_url)
+    schema = f"three_{uuid.uuid4().hex}"
+    if url.get_backend_name() == "sqlite":
+        url = url.set(database=str(tmp_path / "fresh.db"))
+    else:
+        with contextlib.closing(Database(database_url)) as database, database.begin() as tx:
+            tx.execute(sa.text(f"CREATE SCHEMA {schema}"))
+        url = url.update_query_dict({"options": f"-csearch_path={schema}"})
+    said: list[str] = []
+    together = threading.Barrier(3)
+
+    def release() -> None:
+        with contextlib.closing(Database(url.render_as_string(hide_password=False))) as database:
+            together.wait()
+            try:
+                said.append(database.migrate())
+            except ConfigError as exc:
+                said.append(str(exc))
+
+    threads = [threading.Thread(target=release) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(said) == 3
+    assert len(set(said)) == 1, said
+    assert "cannot be prepared" not in said[0]
+
+
+def test_postgresql_speaks_utc_whatever_its_own_time_zone(postgres_url: str) -> None:
+    url = sa.make_url(postgres_url).update_query_dict({"options": "-c timezone=Asia/Tokyo"})
+
+    with (
+        contextlib.closing(Database(url.render_as_string(hide_password=False))) as database,
+        database.read() as tx,
+    ):
+        assert tx.connection.scalar(sa.text("SHOW timezone")) == "UTC"
+
+
+def test_asking_for_the_tables_of_a_missing_file_does_not_make_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no tables of Usher yet; run `usher migrate`"):
+        open_database(f"sqlite:///{tmp_path / 'nowhere.db'}")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("postgresql://u:hunter2@127.0.0.1:1/usher?sslmode=bogus", 'invalid sslmode value: "bogus"'),
+        ("postgresql://u:hunter2@127.0.0.1:1/usher?colour=red", "colour"),
+    ],
+)
+def test_a_database_that_no_waiting_can_help_stops_the_start(url: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_database(url)
+
+    [problem] = caught.value.problems
+    assert problem.startswith("DATABASE_URL: ")
+    assert complaint in problem
+    assert "hunter2" not in problem
+
+
+def test_a_database_that_is_merely_away_is_waited_for_and_the_log_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        open_database("postgresql://u:hunter2@127.0.0.1:1/usher", timeout_s=1.0).close()
+
+    [line] = [record for record in caplog.records if record.message == "database.away"]
+    assert "refused" in line.__dict__["error"]
+    assert "hunter2" not in str(line.__dict__)
+
+
+def test_a_file_that_becomes_unreadable_leaves_as_the_error_everybody_waits_on(file: Path) -> None:
+    with contextlib.closing(Database(f"sqlite:///{file}")) as database:
+        file.write_bytes(b"no database any more " * 1000)
+        with pytest.raises(JournalUnavailableError), database.begin():
+            pass
+
+
+def test_migrating_a_database_of_a_later_release_is_one_clear_line(file: Path) -> None:
+    with contextlib.closing(Database(f"sqlite:///{file}")) as database:
+        with database.begin() as tx:
+            tx.execute(sa.text("UPDATE alembic_version SET version_num = 'from-the-future'"))
+
+        with pytest.raises(ConfigError, match="from-the-future"):
+            database.migrate()
+
+
+def test_who_has_been_silent_for_a_day_is_forgotten(database: Database, clock: Clock) -> None:
+    beats = Heartbeats(database)
+    beats.beat("worker:here:1")
+    clock.move(hours=23)
+    beats.beat("worker:here:2")
+    clock.move(hours=2)
+    beats.beat("worker:here:3")
+
+    with database.read() as tx:
+        names = {row.name for row in tx.execute(sa.select(heartbeats))}
+    assert names == {"worker:here:2", "worker:here:3"}
+    clock.move(seconds=timedelta(days=1).total_seconds())
+    assert not beats.heard_within("worker:", 30)
+
+
+def test_the_heart_goes_on_beating_after_any_error() -> None:
+    stop = threading.Event()
+    beaten: list[str] = []
+    renewed: list[int] = []
+
+    class Trembling:
+        def renew_leases(self) -> None:
+            renewed.append(1)
+
+        def beat(self, name: str) -> None:
+            beaten.append(name)
+            if len(beaten) == 1:
+                raise JournalUnavailableError("away")
+            if len(beaten) == 2:
+                raise RuntimeError("anything")
+            stop.set()
+
+    trembling = Trembling()
+    keep_beating(trembling, trembling, "worker", stop, every_s=0.0)  # type: ignore[arg-type]
+
+    assert (len(beaten), len(renewed)) == (3, 1)
