@@ -57,8 +57,9 @@ def demo(
     sys.exit(play(once=once))
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def sandbox(
+    context: typer.Context,
     port: Annotated[int, typer.Option(help="Where the stand-in for Wix answers.")] = 8090,
     smtp_port: Annotated[int, typer.Option(help="Where the mail catcher takes letters.")] = 2525,
     webhook_url: Annotated[
@@ -67,16 +68,22 @@ def sandbox(
     env_file: Annotated[
         Path | None, typer.Option(help="Write the settings that connect Usher to it.")
     ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Keep the webhook key there, so that it outlives a restart.")
+    ] = None,
 ) -> None:
-    """A stand-in for Wix and a mail catcher, to build automations without a live site."""
+    """A stand-in for Wix and a mail catcher, to build automations without a live site.
+
+    Takes the other options of `python -m sandbox` too (sandbox/README.md).
+    """
     import os
 
     from admin.processes import ROOT
 
     command = [sys.executable, "-m", "sandbox", "--port", str(port), "--smtp-port", str(smtp_port)]
-    command += ["--webhook-url", webhook_url]
-    if env_file is not None:
-        command += ["--env-file", str(env_file)]
+    command += ["--webhook-url", webhook_url, *context.args]
+    for name, file in (("--env-file", env_file), ("--key-file", key_file)):
+        command += [name, str(file)] if file is not None else []
     os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": str(ROOT)})  # noqa: S606 (our own module)
 
 

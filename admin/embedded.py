@@ -37,15 +37,16 @@ class EmbeddedRedis:
             raise ConfigError("The embedded Redis cannot start", [f"{folder}: {exc.strerror}"]) from exc
         if self.answers():
             return
-        self._server = ValkeyServer(
-            port=0,
-            data_dir=folder,
-            unix_socket_path=self._socket,
-            persist=True,
-            config={"appendonly": "yes", "maxmemory-policy": "noeviction"},
-        )
         try:
-            self._server.start()
+            server = ValkeyServer(
+                port=0,
+                data_dir=folder,
+                unix_socket_path=self._socket,
+                persist=True,
+                config={"appendonly": "yes", "maxmemory-policy": "noeviction"},
+            )
+            server.start()
+            self._server = server
         except (ValkeyServerError, OSError) as exc:
             raise ConfigError("The embedded Redis cannot start", [str(exc).splitlines()[0]]) from exc
 

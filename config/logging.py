@@ -12,7 +12,17 @@ from typing import Any
 
 import structlog
 
-_QUIET = ("httpx", "httpcore", "kombu", "amqp", "alembic", "celery.utils.functional", "asyncio")
+_QUIET = (
+    "alembic",
+    "amqp",
+    "asyncio",
+    "celery.app.trace",  # two lines for each doorbell; what came of it is logged where it happens
+    "celery.utils.functional",
+    "celery.worker.strategy",
+    "httpcore",
+    "httpx",
+    "kombu",
+)
 
 
 def set_up_logging(process: str, level: int = logging.INFO) -> None:
@@ -20,6 +30,7 @@ def set_up_logging(process: str, level: int = logging.INFO) -> None:
 
     def name_process(_logger: Any, _method: str, event: Any) -> Any:
         event["process"] = process
+        event.pop("color_message", None)  # uvicorn's second copy, for terminals
         return event
 
     on_terminal = sys.stdout.isatty()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -125,7 +126,7 @@ async def _serve(sandbox: Sandbox, options: argparse.Namespace) -> None:
         smtp_port = await sandbox.mail.listen(options.host, options.smtp_port)
         sandbox.smtp_url = f"smtp://{shown_host}:{smtp_port}"
         if options.env_file:
-            _write_env_file(options.env_file, sandbox.settings())
+            _write_env_file(options.env_file, sandbox.settings() | _enough_to_send(options.webhook_url))
 
         def ready() -> None:
             line = {"ready": True, "url": sandbox.url, "smtp": sandbox.smtp_url, **sandbox.settings()}
@@ -151,6 +152,18 @@ async def _serve(sandbox: Sandbox, options: argparse.Namespace) -> None:
             await server.serve(sockets=[listener])
         finally:
             await sandbox.close()
+
+
+def _enough_to_send(webhook_url: str) -> dict[str, str]:
+    """What a client needs besides to write letters, as invented as the community."""
+    parts = urlsplit(webhook_url)
+    return {
+        "SECRET_KEY": "only-fit-for-the-sandbox",
+        "EMAIL_FROM": "Seaside Community <hello@seaside.example.com>",
+        "EMAIL_POSTAL_ADDRESS": "Seaside Community, 1 Harbour Road, Port Example",
+        "PUBLIC_URL": f"{parts.scheme}://{parts.netloc}" if parts.netloc else "http://127.0.0.1:8000",
+        "DATA_DIR": "data/sandbox",
+    }
 
 
 def _write_env_file(path: Path, settings: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -68,7 +69,7 @@ class Stage:
         answer = self.sandbox.request(method, path, json=body)
         found: dict[str, Any] = answer.json()
         if answer.status_code != 200:
-            raise DemoError(f"the sandbox refuses {path}: {found.get('error', answer.status_code)}")
+            raise DemoError(f"The sandbox refuses {path}: {found.get('error', answer.status_code)}")
         return found
 
     def kill_web(self) -> None:
@@ -83,6 +84,16 @@ class Stage:
 def set_up() -> Iterator[Stage]:
     """Start everything and take it down at the end, its folder too unless something went wrong."""
     folder = Path(tempfile.mkdtemp(prefix="usher-demo-"))
+    try:
+        with _set_up_in(folder) as stage:
+            yield stage
+    except DemoError as exc:
+        raise DemoError(f"{exc}\nThe logs are in {folder}") from exc
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _set_up_in(folder: Path) -> Iterator[Stage]:
     with contextlib.ExitStack() as cleanup:
         sandbox_url, theirs = cleanup.enter_context(_sandbox(folder))
         port = _free_port()
@@ -129,7 +140,7 @@ def _sandbox(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
         if process.stdout is not None and select.select([process.stdout], [], [], START_WITHIN_S)[0]:
             line = process.stdout.readline()
         if not line:
-            raise DemoError(f"the sandbox did not start; see {folder / 'sandbox.log'}")
+            raise DemoError("The sandbox did not start")
         ready: dict[str, Any] = json.loads(line)
         yield ready["url"], {name: str(value) for name, value in ready.items() if name.isupper()}
     finally:
@@ -202,4 +213,4 @@ def _wait_until_ready(stage: Stage) -> None:
             if stage.usher.get("/health/ready").json()["status"] == "ok":
                 return
         time.sleep(0.1)
-    raise DemoError(f"Usher did not get ready; its logs are in {stage.folder}")
+    raise DemoError("Usher did not get ready")
