@@ -17,6 +17,7 @@ from core.community import MemberId, SiteId
 from core.errors import AppError
 
 MAX_TOKEN_CHARACTERS = 1024
+PREFIX = "u"  # a packed token begins with a dot, and many a proxy refuses paths with "/."
 
 
 class InvalidTokenError(AppError):
@@ -46,12 +47,13 @@ class UnsubscribeTokens:
         )
 
     def issue(self, claim: UnsubscribeClaim) -> str:
-        return str(self._serializer.dumps([claim.site, claim.member, claim.address_hash]))
+        return PREFIX + str(self._serializer.dumps([claim.site, claim.member, claim.address_hash]))
 
     def read(self, token: str) -> UnsubscribeClaim:
         """Raises InvalidTokenError."""
-        if not token.isascii() or len(token) > MAX_TOKEN_CHARACTERS:
+        if not token.isascii() or len(token) > MAX_TOKEN_CHARACTERS or not token.startswith(PREFIX):
             raise InvalidTokenError("not a token of ours")
+        token = token.removeprefix(PREFIX)
         try:
             signature = token.rpartition(".")[2].encode()
             # Base64 leaves spare bits in the last character; only one spelling of a signature is ours.

@@ -114,3 +114,11 @@ def test_the_hash_depends_on_key_and_address_and_is_32_hex_characters() -> None:
 @given(st.text(st.characters(exclude_categories=[]), max_size=80))
 def test_every_text_has_a_hash(text: str) -> None:
     assert hash_address(KEY, text) == hash_address(KEY, text)
+
+
+def test_no_part_of_an_unsubscribe_path_begins_with_a_dot() -> None:
+    """Many proxies refuse "/.", to hide files such as .git; a long claim is packed, and a packed token begins so."""
+    claim = UnsubscribeClaim(SiteId("s" * 100), MemberId("m" * 100), "a" * 32)
+    token = UnsubscribeTokens("a secret").issue(claim)
+    assert not token.startswith(".")
+    assert UnsubscribeTokens("a secret").read(token) == claim
