@@ -142,12 +142,12 @@ class Journal:
             renew(tx, events, _WAITING, holder=self._holder, lease_s=LEASE_S)
 
     def any_due(self) -> bool:
-        with self._database.begin() as tx:
+        with self._database.read() as tx:
             return any_due(tx, events, _WAITING)
 
     def counts(self) -> dict[str, int]:
         """How many events by state."""
-        with self._database.begin() as tx:
+        with self._database.read() as tx:
             return count_by_state(tx, events)
 
 

@@ -177,12 +177,12 @@ class Ledger:
             renew(tx, messages, ("sending",), holder=self._holder, lease_s=LEASE_S)
 
     def any_due(self) -> bool:
-        with self._database.begin() as tx:
+        with self._database.read() as tx:
             return any_due(tx, messages, (*_WAITING, "sending"))
 
     def counts(self) -> dict[str, int]:
         """How many letters by state."""
-        with self._database.begin() as tx:
+        with self._database.read() as tx:
             return count_by_state(tx, messages)
 
     def letters(self, site: SiteId | None = None) -> list[sa.Row[Any]]:
@@ -190,7 +190,7 @@ class Ledger:
         query = sa.select(messages).order_by(messages.c.created_at, messages.c.id)
         if site is not None:
             query = query.where(messages.c.site == site)
-        with self._database.begin() as tx:
+        with self._database.read() as tx:
             return list(tx.execute(query))
 
 

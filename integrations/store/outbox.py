@@ -93,12 +93,12 @@ class Outbox:
             renew(tx, outbox, _WAITING, holder=self._holder, lease_s=LEASE_S)
 
     def any_due(self) -> bool:
-        with self._database.begin() as tx:
+        with self._database.read() as tx:
             return any_due(tx, outbox, _WAITING)
 
     def counts(self) -> dict[str, int]:
         """How many calls by state."""
-        with self._database.begin() as tx:
+        with self._database.read() as tx:
             return count_by_state(tx, outbox)
 
     def calls(self, site: SiteId | None = None) -> list[sa.Row[Any]]:
@@ -106,7 +106,7 @@ class Outbox:
         query = sa.select(outbox).order_by(outbox.c.created_at, outbox.c.id)
         if site is not None:
             query = query.where(outbox.c.site == site)
-        with self._database.begin() as tx:
+        with self._database.read() as tx:
             return list(tx.execute(query))
 
 

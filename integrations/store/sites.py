@@ -20,7 +20,7 @@ class Sites:
 
     def removed(self, asked: Collection[SiteId]) -> frozenset[SiteId]:
         """Those of the sites that removed the app."""
-        with self._database.begin() as tx:
+        with self._database.read() as tx:
             rows = tx.execute(
                 sa.select(sites.c.site).where(sites.c.site.in_(asked), sites.c.state == "removed")
             )

@@ -44,7 +44,7 @@ class Suppressions:
         owner = {
             subject: member for member, address in people for subject in suppression_subjects(member, address)
         }
-        with self._database.begin() as tx:
+        with self._database.read() as tx:
             rows = tx.execute(
                 sa.select(suppressions).where(
                     suppressions.c.site == site, suppressions.c.subject.in_(list(owner))
