@@ -36,7 +36,10 @@ log = logging.getLogger(__name__)
 
 
 def deliver_letters(services: Services, *, batch: int = 100, for_s: float = 5.0) -> bool:
-    """Deliver due letters for about `for_s`; True when more are left. What was not begun is given back."""
+    """Deliver due letters for about `for_s`; True when more are left. What was not begun is given back.
+
+    So what Wix said of a reader's consent is never older than one turn when their letter goes.
+    """
     ends_at = time.monotonic() + for_s
     while time.monotonic() < ends_at:
         claimed = services.ledger.claim(batch)
@@ -50,7 +53,8 @@ def deliver_letters(services: Services, *, batch: int = 100, for_s: float = 5.0)
                 site, letters = by_site.popitem()
                 _deliver_for_site(site, letters, services, ends_at)
         finally:
-            services.ledger.give_back([letter for letters in by_site.values() for letter in letters])
+            if by_site:
+                services.ledger.give_back([letter for letters in by_site.values() for letter in letters])
     return True
 
 
