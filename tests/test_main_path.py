@@ -851,3 +851,30 @@ def test_a_forgotten_persons_old_events_keep_nothing_of_them(database: Database,
     with database.begin() as tx:
         payloads = " ".join(tx.execute(sa.select(events_table.c.payload)).scalars())
     assert "You know why" not in payloads
+
+
+def test_crashes_are_counted_in_a_row_and_not_over_a_letters_life(database: Database, clock: Clock):
+    """Deploys and outages over days once added up to "its worker died five times"."""
+    house = a_house(database, clock)
+    house.hear(an_event(clock))
+    run_events(house.services)
+    for _ in range(4):
+        for _ in range(2):
+            a_house(database, clock).services.ledger.claim(10)  # by a worker that dies over it
+            clock.move(minutes=1)
+        house.mail.fails = [MailDeferredError("450 later")]
+        house.work()
+        clock.move(hours=5)
+    house.work()
+    assert house.mail.readers == ["ann@example.com"]
+
+
+def test_an_old_removal_that_arrives_late_does_not_undo_a_new_installation(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    house.hear(an_event(clock, type=events.APP_INSTALLED, id="e1", payload="{}"))
+    house.work()
+    house.hear(an_event(clock, type=events.APP_REMOVED, id="e2", payload="{}", hours=1))
+    house.work()
+    house.hear(an_event(clock, id="e3"))
+    house.work()
+    assert house.mail.readers == ["ann@example.com"]
