@@ -318,7 +318,10 @@ def test_a_value_that_no_letter_can_carry_is_named_before_the_first_letter(
 
     [problem] = problems_of_the_check()
 
-    assert problem.startswith(f"{name}: no letter can carry it as it stands (")
+    # Python 3.13 reads addresses more strictly, so that some of these are refused by their form already.
+    assert problem.startswith(
+        (f"{name}: no letter can carry it as it stands (", f"{name}: is not of the form")
+    )
 
 
 @pytest.mark.parametrize(
