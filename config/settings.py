@@ -99,7 +99,13 @@ class Settings(BaseSettings):
         if not value:
             return value
         _, address = parseaddr(value)
-        if "\n" in value or "\r" in value or not re.fullmatch(r"[^@\s]+@[^@\s]+", address):
+        # The parser closes gaps and drops comments: what it did not find as it stands was not meant so.
+        if (
+            "\n" in value
+            or "\r" in value
+            or not re.fullmatch(r"[^@\s]+@[^@\s]+", address)
+            or address not in value
+        ):
             raise ValueError("is not of the form `Name <address@domain>`")
         try:
             Address(addr_spec=address)

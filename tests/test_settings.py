@@ -148,6 +148,7 @@ WRONG = [
     ("WIX_CALLS_PER_MINUTE", "0", "greater than or equal to 1"),
     ("PORT", "http", "integer"),
     ("PORT", "65536", "less than or equal to 65535"),
+    ("EMAIL_FROM", "Ann <ann@ex ample.com>", "`Name <address@domain>`"),
     ("EMAIL_FROM", "Usher", "`Name <address@domain>`"),
     ("EMAIL_FROM", "Usher <usher@>", "`Name <address@domain>`"),
     ("EMAIL_FROM", "Usher <usher@@example.com>", "`Name <address@domain>`"),

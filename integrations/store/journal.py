@@ -39,7 +39,6 @@ _WAITING = ("received",)
 @dataclass(frozen=True, slots=True)
 class ClaimedEvent:
     event: Event
-    received_at: datetime
     attempts: int
     row: sa.Row[Any] = field(repr=False)
 
@@ -160,7 +159,7 @@ def _claimed(row: sa.Row[Any]) -> ClaimedEvent:
         payload=row.payload,
         erasure=row.erasure,
     )
-    return ClaimedEvent(event, received_at=row.received_at, attempts=row.attempts, row=row)
+    return ClaimedEvent(event, attempts=row.attempts, row=row)
 
 
 def _settle(

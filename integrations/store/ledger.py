@@ -25,7 +25,6 @@ from integrations.store.work import (
     MOST_CRASHES,
     any_due,
     claim,
-    count_by_state,
     give_back,
     renew,
     settle,
@@ -179,11 +178,6 @@ class Ledger:
     def any_due(self) -> bool:
         with self._database.read() as tx:
             return any_due(tx, messages, (*_WAITING, "sending"))
-
-    def counts(self) -> dict[str, int]:
-        """How many letters by state."""
-        with self._database.read() as tx:
-            return count_by_state(tx, messages)
 
     def letters(self, site: SiteId | None = None) -> list[sa.Row[Any]]:
         """All rows, oldest first, optionally of one site."""

@@ -22,7 +22,6 @@ from integrations.store.work import (
     MOST_CRASHES,
     any_due,
     claim,
-    count_by_state,
     give_back,
     renew,
     settle,
@@ -95,11 +94,6 @@ class Outbox:
     def any_due(self) -> bool:
         with self._database.read() as tx:
             return any_due(tx, outbox, _WAITING)
-
-    def counts(self) -> dict[str, int]:
-        """How many calls by state."""
-        with self._database.read() as tx:
-            return count_by_state(tx, outbox)
 
     def calls(self, site: SiteId | None = None) -> list[sa.Row[Any]]:
         """All rows, oldest first, optionally of one site."""
