@@ -59,8 +59,16 @@ class LostLeaseError(AppError):
     """Somebody else holds the row now: stop, write nothing more."""
 
 
+class NotThereError(AppError):
+    """There is nothing of this id."""
+
+
+class WrongStateError(AppError):
+    """What was asked for does not go with the state the thing is in; nothing was changed."""
+
+
 class WithdrawnError(AppError):
-    """The reader said stop after the letter was checked and before it was handed over; the text is the reason."""
+    """The letter lost its ground after it was checked and before it was handed over; the text is the reason."""
 
 
 class IntegrationError(AppError):

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from core.community import MemberId, SiteId
+from core.errors import NotThereError, WrongStateError
 from core.events import Event, EventId
 from core.letters import Effects
 from integrations.store.database import Database, Transaction
@@ -29,6 +30,7 @@ from integrations.store.work import (
     claim,
     count_by_state,
     give_back,
+    page,
     renew,
     settle,
 )
@@ -139,6 +141,49 @@ class Journal:
         """Keep what this process holds."""
         with self._database.begin() as tx:
             renew(tx, events, _WAITING, holder=self._holder, lease_s=LEASE_S)
+
+    def replay(self, id: EventId, site: SiteId | None = None) -> None:  # noqa: A002 (the event's own word)
+        """Have an event that came to its end worked off once more. Its letters keep their keys: nobody gets a second.
+
+        Raises NotThereError; WrongStateError for one that waits anyway, or an id that several sites have.
+        """
+        where = [events.c.id == id, *([] if site is None else [events.c.site == site])]
+        with self._database.begin() as tx:
+            found = list(tx.execute(sa.select(events.c.site, events.c.state).where(*where).limit(2)))
+            if not found:
+                raise NotThereError(f"there is no event {id}")
+            if len(found) > 1:
+                raise WrongStateError("several sites have an event of this id: name the site")
+            replayed = tx.execute(
+                sa.update(events)
+                .where(*where, events.c.state.in_(("done", "ignored", "dead")))
+                .values(
+                    state="received",
+                    attempts=0,
+                    crashes=0,
+                    lease=None,
+                    next_at=tx.now,
+                    error=None,
+                    finished_at=None,
+                )
+            )
+            if replayed.rowcount != 1:
+                raise WrongStateError(f"the event is {found[0].state}, so it is worked off anyway")
+
+    def page(
+        self,
+        *,
+        site: SiteId | None = None,
+        type: str | None = None,  # noqa: A002 (the event's own word)
+        state: str | None = None,
+        limit: int = 100,
+        after: tuple[datetime, str] | None = None,
+    ) -> list[sa.Row[Any]]:
+        """Newest first; `after` is `received_at` and `id` of the last row seen."""
+        wanted = {"site": site, "type": type, "state": state}
+        where = [events.c[name] == value for name, value in wanted.items() if value is not None]
+        with self._database.read() as tx:
+            return page(tx, events, events.c.received_at, where, limit=limit, after=after)
 
     def any_due(self) -> bool:
         with self._database.read() as tx:

@@ -7,16 +7,17 @@ a worker that died: `marked` says whether the final dot was about to go out, and
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from core.community import GroupId, MemberId, SiteId
 from core.consent import Purpose
-from core.errors import LostLeaseError, WithdrawnError
+from core.errors import LostLeaseError, NotThereError, WithdrawnError, WrongStateError
 from core.letters import PlannedLetter, StopLetters
 from integrations.store.database import Database, Transaction
 from integrations.store.tables import messages, suppressions
@@ -26,6 +27,7 @@ from integrations.store.work import (
     any_due,
     claim,
     give_back,
+    page,
     renew,
     settle,
 )
@@ -33,8 +35,9 @@ from integrations.store.work import (
 _WAITING = ("planned", "deferred")
 _STALE_AFTER = timedelta(seconds=60)
 """A letter that waited longer than this is looked at again: the person may have left meanwhile."""
-REPLY_LEASE = timedelta(seconds=900)
-"""Longer than the longest wait for a server's reply to the final dot (RFC 5321, 4.5.3.2.6: 600 s)."""
+MAY_STILL_COME = timedelta(minutes=15)
+"""How long after its lease a process that froze between mark and dot may wake up and send the dot after all: as
+long as the mail server keeps a connection that says nothing (Postfix: 300 s)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,30 +105,35 @@ class Ledger:
     ) -> None:
         """Commit "the final dot is about to go out", unless the reader said stop in the meantime.
 
-        Raises LostLeaseError when the lease ran out, WithdrawnError for a reader who said stop: do not send it.
+        From here on the lease is renewed until the server has answered, however long that takes. Raises
+        LostLeaseError when the lease ran out; WithdrawnError for a reader who said stop, or whose address has its
+        letter of the same job: do not send it.
         """
-        with self._database.begin() as tx:
-            withdrawn = suppression_reason(tx, letter.site, letter.member, address_hash, purpose)
-            if withdrawn:
-                raise WithdrawnError(withdrawn)
-            result = tx.execute(
-                sa.update(messages)
-                .where(
-                    messages.c.id == letter.id,
-                    messages.c.lease == letter.row.lease,
-                    messages.c.state == "sending",
-                    messages.c.next_at > tx.now,
+        try:
+            with self._database.begin() as tx:
+                withdrawn = suppression_reason(tx, letter.site, letter.member, address_hash, purpose)
+                if withdrawn:
+                    raise WithdrawnError(withdrawn)
+                result = tx.execute(
+                    sa.update(messages)
+                    .where(
+                        messages.c.id == letter.id,
+                        messages.c.lease == letter.row.lease,
+                        messages.c.state == "sending",
+                        messages.c.next_at > tx.now,
+                    )
+                    .values(
+                        marked=True,
+                        next_at=tx.now + timedelta(seconds=LEASE_S),
+                        message_id=message_id,
+                        address_hash=address_hash,
+                        evidence=evidence,
+                    )
                 )
-                .values(
-                    marked=True,
-                    next_at=tx.now + REPLY_LEASE,
-                    message_id=message_id,
-                    address_hash=address_hash,
-                    evidence=evidence,
-                )
-            )
-            if result.rowcount != 1:
-                raise LostLeaseError("the lease of this letter ran out before its final dot")
+                if result.rowcount != 1:
+                    raise LostLeaseError("the lease of this letter ran out before its final dot")
+        except IntegrityError as exc:  # uq_messages_job_address
+            raise WithdrawnError("this address has its letter of this job already") from exc
 
     def sent(self, letter: ClaimedLetter, reply: str) -> None:
         with self._database.begin() as tx:
@@ -178,6 +186,85 @@ class Ledger:
     def any_due(self) -> bool:
         with self._database.read() as tx:
             return any_due(tx, messages, (*_WAITING, "sending"))
+
+    def release(self, id: str) -> None:  # noqa: A002 (the row's own word)
+        """Send a letter in doubt again, because somebody decided so; consent is asked for anew.
+
+        One whose process never said how it ended waits first: that process may only be frozen. Raises
+        NotThereError, WrongStateError.
+        """
+        with self._database.begin() as tx:
+            lease_ended = self._in_doubt(tx, id)
+            self._decide(
+                tx,
+                id,
+                state="planned",
+                marked=False,
+                reason=None,
+                next_at=tx.now if lease_ended is None else max(tx.now, lease_ended + MAY_STILL_COME),
+            )
+
+    def give_up(self, id: str) -> None:  # noqa: A002 (the row's own word)
+        """Never send a letter in doubt again. Raises NotThereError, WrongStateError."""
+        with self._database.begin() as tx:
+            self._in_doubt(tx, id)
+            self._decide(
+                tx, id, state="failed", reason="given up: nobody knows whether the mail server has it"
+            )
+
+    def found_accepted(self, message_ids: Collection[str]) -> int:
+        """The mail server has these letters, by its own records; returns how many of them were in doubt."""
+        with self._database.begin() as tx:
+            settled = tx.execute(
+                sa.update(messages)
+                .where(messages.c.state == "in_doubt", messages.c.message_id.in_(message_ids))
+                .values(
+                    state="sent",
+                    lease=None,
+                    reason=None,
+                    reply="found among what the mail server accepted",
+                    sent_at=tx.now,
+                )
+            )
+            return settled.rowcount
+
+    def _in_doubt(self, tx: Transaction, id: str) -> datetime | None:  # noqa: A002 (the row's own word)
+        """When the lease of its process ended; None when the process itself said that it does not know."""
+        row = tx.execute(sa.select(messages).where(messages.c.id == id).with_for_update()).first()
+        if row is None:
+            raise NotThereError(f"there is no letter {id}")
+        if row.state != "in_doubt":
+            raise WrongStateError(f"the letter is {row.state}, not in doubt")
+        ended: datetime | None = row.next_at if row.lease is not None else None
+        return ended
+
+    def _decide(self, tx: Transaction, id: str, **values: Any) -> None:  # noqa: A002 (the row's own word)
+        tx.execute(sa.update(messages).where(messages.c.id == id).values(lease=None, crashes=0, **values))
+
+    def page(
+        self,
+        *,
+        site: SiteId | None = None,
+        job: str | None = None,
+        member: str | None = None,
+        group: str | None = None,
+        automation: str | None = None,
+        state: str | None = None,
+        limit: int = 100,
+        after: tuple[datetime, str] | None = None,
+    ) -> list[sa.Row[Any]]:
+        """Newest first; `after` is `created_at` and `id` of the last row seen."""
+        wanted = {
+            "site": site,
+            "job": job,
+            "member": member,
+            "group_id": group,
+            "automation": automation,
+            "state": state,
+        }
+        where = [messages.c[name] == value for name, value in wanted.items() if value is not None]
+        with self._database.read() as tx:
+            return page(tx, messages, messages.c.created_at, where, limit=limit, after=after)
 
     def letters(self, site: SiteId | None = None) -> list[sa.Row[Any]]:
         """All rows, oldest first, optionally of one site."""

@@ -73,11 +73,13 @@ events = sa.Table(
     sa.Column("received_at", UtcDateTime, nullable=False),
     sa.Column("payload", sa.Text, nullable=False),
     sa.Column("erasure", sa.Boolean, nullable=False),
+    sa.Column("found", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
     sa.Column("member", sa.String(200)),
     *_work_columns(),
     sa.Column("error", sa.Text),
     sa.Column("finished_at", UtcDateTime),
     sa.Index("ix_events_member", "site", "member"),
+    sa.Index("ix_events_received", "site", "received_at"),
     sa.Index(
         "ix_events_due",
         "next_at",
@@ -119,6 +121,16 @@ messages = sa.Table(
         "next_at",
         sqlite_where=sa.text("state IN ('planned', 'deferred', 'sending')"),
         postgresql_where=sa.text("state IN ('planned', 'deferred', 'sending')"),
+    ),
+    # One person in two groups, or with two member ids, gets one letter of a job: whoever is marked first.
+    sa.Index(
+        "uq_messages_job_address",
+        "site",
+        "job",
+        "address_hash",
+        unique=True,
+        sqlite_where=sa.text("job IS NOT NULL AND marked"),
+        postgresql_where=sa.text("job IS NOT NULL AND marked"),
     ),
 )
 
@@ -165,6 +177,21 @@ sites = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("changed_at", UtcDateTime, nullable=False),
     sa.Column("rests_until", UtcDateTime),
+)
+
+watches = sa.Table(
+    "watches",
+    metadata,
+    sa.Column("site", sa.String(200), primary_key=True),
+    sa.Column("group_id", sa.String(200), primary_key=True),
+    *_work_columns(),
+    sa.Column("since", UtcDateTime, nullable=False),
+    sa.Column("members", sa.Integer),
+    sa.Column("pending", sa.JSON, nullable=False),
+    sa.Column("calls", sa.Integer, nullable=False, default=0),
+    sa.Column("looked_at", UtcDateTime),
+    sa.Column("error", sa.Text),
+    sa.Index("ix_watches_due", "next_at"),
 )
 
 heartbeats = sa.Table(

@@ -8,7 +8,7 @@ due again was left by one that died.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -113,6 +113,24 @@ def renew(tx: Transaction, table: sa.Table, working: Sequence[str], *, holder: s
         )
         .values(next_at=until)
     )
+
+
+def page(
+    tx: Transaction,
+    table: sa.Table,
+    time: sa.Column[Any],
+    where: Sequence[sa.ColumnElement[bool]],
+    *,
+    limit: int,
+    after: tuple[datetime, str] | None,
+) -> list[sa.Row[Any]]:
+    """Up to `limit` rows, newest first by `time`; `after` is the time and the id of the last row seen."""
+    order = sa.tuple_(time, table.c.id)
+    conditions = list(where)
+    if after is not None:
+        conditions.append(order < sa.tuple_(sa.literal(after[0], time.type), sa.literal(after[1])))
+    query = sa.select(table).where(*conditions).order_by(time.desc(), table.c.id.desc()).limit(limit)
+    return list(tx.execute(query))
 
 
 def any_due(tx: Transaction, table: sa.Table, waiting: Sequence[str]) -> bool:
