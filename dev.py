@@ -22,6 +22,7 @@ USAGE = """usage: python3 dev.py TASK [arguments]
   test      the whole test suite (arguments go to pytest)
   lint      format, lint, types, import contracts
   check     lint, then test
+  chaos     hurt everything at once; nothing may be lost or go out twice (--soak MINUTES, --seed N)
   bench     the measurements of benchmarks/
   usher …   any usher command
 """
@@ -77,11 +78,11 @@ def main(arguments: list[str]) -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 (this file is what an older Python gets to see)
         sys.exit(f"Usher needs Python 3.11 or newer; this is {sys.version.split()[0]}")
     task, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
-    known = ("install", "demo", "run", "test", "lint", "check", "bench", "usher")
+    known = ("install", "demo", "run", "test", "lint", "check", "chaos", "bench", "usher")
     if task not in known:
         print(USAGE, file=sys.stderr)
         sys.exit(0 if task in ("-h", "--help", "help") else 2)
-    install(development=task in ("test", "lint", "check", "bench"))
+    install(development=task in ("test", "lint", "check", "chaos", "bench"))
     env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
     if task in ("lint", "check"):
         os.chdir(ROOT)
@@ -90,13 +91,14 @@ def main(arguments: list[str]) -> None:
     commands = {
         "test": [str(PYTHON), "-m", "pytest", "-n", "auto", *rest],
         "check": [str(PYTHON), "-m", "pytest", "-n", "auto", *rest],
+        "chaos": [str(PYTHON), "-m", "chaos", *rest],
         "bench": [str(PYTHON), "-m", "benchmarks", *rest],
         "demo": [str(BIN / "usher"), "demo", *rest],
         "run": [str(BIN / "usher"), "run", *rest],
         "usher": [str(BIN / "usher"), *rest],
     }
     if task in commands:
-        if task in ("test", "check", "bench"):
+        if task in ("test", "check", "chaos", "bench"):
             os.chdir(ROOT)
         os.execve(commands[task][0], commands[task], env)
 

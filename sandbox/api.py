@@ -4,7 +4,10 @@ import asyncio
 import base64
 import binascii
 import json
+import random
 import secrets
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -12,8 +15,9 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from sandbox.community import (
     Community,
@@ -35,6 +39,9 @@ from sandbox.query import ENUM, GUID, ORDERED, TEXT, Fields, compile_filter, nar
 from sandbox.switches import Switches
 
 MAX_ANSWER_IDS = 500
+HANG_S = 90.0  # longer than any client should wait
+RETRY_AFTER_S = 1  # of a 429 that is a failure, not the rate limit
+ERROR_PAGE = "<!doctype html><html><head><title>Wix.com</title></head><body><h1>Something went wrong</h1></body></html>"
 CONTENT_TYPES = ("PLAIN_TEXT", "DRAFTJS", "RICH_CONTENT")
 FIELDSETS = ("PUBLIC", "EXTENDED", "FULL")
 CONTACT_FIELDSETS = ("BASIC", "COMMUNICATION_DETAILS", "EXTENDED", "FULL")
@@ -161,6 +168,14 @@ class ApiError(Exception):
         self.status, self.body, self.headers = status, body, dict(headers or {})
 
 
+class BrokenAnswerError(Exception):
+    """Instead of `answer` the client gets something it cannot read, or nothing."""
+
+    def __init__(self, kind: str, answer: Json) -> None:
+        super().__init__(kind)
+        self.kind, self.answer = kind, answer
+
+
 def application_error(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> ApiError:
@@ -168,8 +183,22 @@ def application_error(
     return ApiError(status, {"message": message, "details": {"applicationError": error}}, headers)
 
 
+NOTHING_SAID: Json = {"message": "", "details": {}}
+
+
 def system_error(status: int) -> ApiError:
-    return ApiError(status, {"message": "", "details": {}})
+    return ApiError(status, NOTHING_SAID)
+
+
+def rate_limit_error(switches: Switches, wait_s: float) -> ApiError:
+    headers = {"retry-after": str(ceil(wait_s))} if switches.retry_after else {}
+    return application_error(429, "RESOURCE_EXHAUSTED", "Rate limit exceeded", headers)
+
+
+def failure_error(switches: Switches, failure: int | str, answer: Json) -> Exception:
+    if isinstance(failure, str):
+        return BrokenAnswerError(failure, answer)
+    return rate_limit_error(switches, RETRY_AFTER_S) if failure == 429 else system_error(failure)
 
 
 def validation_error(exc: InvalidError) -> ApiError:
@@ -1013,17 +1042,70 @@ def _asgi(sandbox: Sandbox, endpoint: Endpoint) -> Callable[[Request], Awaitable
         identity = sandbox.identify(
             request.headers.get("authorization", ""), request.headers.get("wix-site-id", "")
         )
+        status, broken = 200, ""
         try:
-            body, status = await _answer(sandbox, endpoint, request, identity), 200
+            response: Response = JSONResponse(await _answer(sandbox, endpoint, request, identity))
         except ApiError as exc:
-            body, status = exc.body, exc.status
-            headers |= exc.headers
+            status = exc.status
+            response = JSONResponse(exc.body, status, exc.headers)
+        except BrokenAnswerError as exc:
+            broken = exc.kind
+            status = 0 if broken in ("hang", "reset") else 200
+            response = _broken(broken, exc.answer)
+        response.headers.update(headers)
         sandbox.record_call(
-            endpoint.name, request.method, request.url.path, status, identity.kind if identity else ""
+            endpoint.name, request.method, request.url.path, status, identity.kind if identity else "", broken
         )
-        return JSONResponse(body, status, headers)
+        return response
 
     return answer_call
+
+
+def _broken(kind: str, answer: Json) -> Response:
+    whole = json.dumps(answer)
+    match kind:
+        case "html":
+            return HTMLResponse(ERROR_PAGE)
+        case "truncated":
+            return Response(whole[: len(whole) // 2], media_type="application/json")
+        case "wrong_shape":
+            other_types = {name: 0 if isinstance(value, str) else "x" for name, value in answer.items()}
+            return JSONResponse(random.choice(([answer], {"items": "x"}, other_types)))
+        case "hang":
+            return _HungUp(whole, said=False, after_s=HANG_S)
+        case _:
+            return _HungUp(whole, said=random.random() < 0.5, after_s=0)
+
+
+class _HungUp(Response):
+    """The connection is reset after `after_s`; when `said`, in the middle of the answer."""
+
+    def __init__(self, whole: str, *, said: bool, after_s: float) -> None:
+        super().__init__(whole, media_type="application/json")
+        self._said, self._after_s = said, after_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._said:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            half = bytes(self.body[: len(self.body) // 2])
+            await send({"type": "http.response.body", "body": half, "more_body": True})
+        try:
+            async with asyncio.timeout(self._after_s):
+                await _gone(receive)
+                return  # the client gave up
+        except TimeoutError:
+            pass
+        if (connection := scope.get("connection")) is None:
+            raise ConnectionResetError
+        linger = struct.pack("ii", 1, 0)  # RST, not FIN
+        connection.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        connection.abort()
+        await _gone(receive)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _answer(sandbox: Sandbox, endpoint: Endpoint, request: Request, identity: Identity | None) -> Json:
@@ -1036,14 +1118,15 @@ async def _answer(sandbox: Sandbox, endpoint: Endpoint, request: Request, identi
         if identity is None:
             raise application_error(401, "UNAUTHENTICATED", "Missing or expired token")
         if wait_s := sandbox.over_rate_limit(identity):
-            headers = {"retry-after": str(ceil(wait_s))} if switches.retry_after else {}
-            raise application_error(429, "RESOURCE_EXHAUSTED", "Rate limit exceeded", headers)
+            raise rate_limit_error(switches, wait_s)
         refused = service in switches.refuse_app_tokens if identity.kind == "APP" else service == "app"
         if refused:
             raise application_error(403, "PERMISSION_DENIED", "Missing permission")
     failure = sandbox.unlucky()
-    if failure and not switches.failures_after_effect:
-        raise system_error(failure)
+    # What has no effect is answered first, so that there is something to break.
+    early = isinstance(failure, int) or endpoint.kind == WRITE
+    if failure and early and not switches.failures_after_effect:
+        raise failure_error(switches, failure, NOTHING_SAID)
     community = sandbox.lagging() if endpoint.kind == QUERY else sandbox.community
     call = Call(sandbox, community, request.path_params, request.query_params, await _body(request))
     if endpoint.kind == WRITE:
@@ -1052,7 +1135,7 @@ async def _answer(sandbox: Sandbox, endpoint: Endpoint, request: Request, identi
     else:
         answer = _checked(endpoint, call)
     if failure:
-        raise system_error(failure)
+        raise failure_error(switches, failure, answer)
     return answer
 
 

@@ -137,13 +137,17 @@ class Sandbox:
         calls.append(now)
         return 0.0
 
-    def unlucky(self) -> int:
-        """0, or the status a call fails with, by the switches."""
+    def unlucky(self) -> int | str:
+        """0, or how a call fails by the switches: its status, or the kind of broken answer."""
         if self.switches.failure_rate and random.random() < self.switches.failure_rate:
-            return random.choice(self.switches.failure_statuses or (500,))
+            ways: list[int | str] = [*self.switches.failure_statuses, *self.switches.broken_answers]
+            return random.choice(ways or [500])
         return 0
 
-    def record_call(self, endpoint: str, method: str, path: str, status: int, identity: str) -> None:
+    def record_call(
+        self, endpoint: str, method: str, path: str, status: int, identity: str, broken: str = ""
+    ) -> None:
+        """`status` 0: none was sent."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.call_counts[endpoint] += 1
         self.calls.append(
@@ -154,6 +158,7 @@ class Sandbox:
                 "path": path,
                 "status": status,
                 "identity": identity,
+                "broken": broken,
             }
         )
 

@@ -13,6 +13,7 @@ CHOICES: dict[str, frozenset[Any]] = {
     "unsupported_filter": frozenset({"reject", "ignore"}),
     "totals": frozenset({"documented", "always", "never"}),
     "failure_statuses": frozenset(range(400, 600)),
+    "broken_answers": frozenset({"html", "truncated", "wrong_shape", "hang", "reset"}),
 }
 
 
@@ -34,8 +35,9 @@ class Switches:
     # How it answers.
     rate_limit_per_minute: int = 200  # of each identity; 0: no limit
     retry_after: bool = True  # the header on a 429
-    failure_rate: float = 0.0  # share of calls that fail, 0 to 1
+    failure_rate: float = 0.0  # share of calls that fail, 0 to 1; how: drawn from the two below
     failure_statuses: tuple[int, ...] = (500, 503, 504)
+    broken_answers: tuple[str, ...] = ()  # answers that no client can read, or none at all
     failures_after_effect: bool = False  # the call takes effect, only its answer is lost
     latency_s: float = 0.0
     consistency_delay_s: float = 0.0  # how far query and search lag behind

@@ -95,9 +95,9 @@ def set_up() -> Iterator[Stage]:
 @contextlib.contextmanager
 def _set_up_in(folder: Path) -> Iterator[Stage]:
     with contextlib.ExitStack() as cleanup:
-        sandbox_url, theirs = cleanup.enter_context(_sandbox(folder))
-        port = _free_port()
-        env = _environment(folder, theirs, port)
+        sandbox_url, theirs = cleanup.enter_context(run_sandbox(folder, retry_scale=0.1))
+        port = free_port()
+        env = settings_for(folder, theirs, port)
         cleanup.enter_context(_database(env))
         data = Path(env["DATA_DIR"])
         data.mkdir()
@@ -126,10 +126,10 @@ def _set_up_in(folder: Path) -> Iterator[Stage]:
 
 
 @contextlib.contextmanager
-def _sandbox(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Its address, and the settings that connect Usher to it."""
+def run_sandbox(folder: Path, *, retry_scale: float) -> Iterator[tuple[str, dict[str, str]]]:
+    """Its address, and the settings that connect Usher to it. `retry_scale` times Wix's waits between deliveries."""
     command = [sys.executable, "-m", "sandbox", "--port", "0", "--smtp-port", "0"]
-    command += ["--rate-limit", "0", "--retry-scale", "0.1"]
+    command += ["--rate-limit", "0", "--retry-scale", str(retry_scale)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (folder / "sandbox.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 (our own module, no shell)
@@ -150,8 +150,8 @@ def _sandbox(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
         process.kill()
 
 
-def _environment(folder: Path, theirs: dict[str, str], port: int) -> dict[str, str]:
-    """Settings of the demo alone: nothing of a real installation but DATABASE_URL is used."""
+def settings_for(folder: Path, theirs: dict[str, str], port: int) -> dict[str, str]:
+    """The environment of processes that live in `folder` alone: nothing of a real installation but DATABASE_URL."""
     known = {name.upper() for name in Settings.model_fields}
     env = {name: value for name, value in os.environ.items() if name.upper() not in known}
     env |= theirs
@@ -166,9 +166,7 @@ def _environment(folder: Path, theirs: dict[str, str], port: int) -> dict[str, s
         # A day is played in a minute: Wix's 200 calls a minute would make it three.
         "WIX_CALLS_PER_MINUTE": "6000",
     }
-    if url := os.environ.get("DATABASE_URL"):
-        env["DATABASE_URL"] = url
-    return env
+    return env | {name: os.environ[name] for name in ("DATABASE_URL", "BROKER_URL") if os.environ.get(name)}
 
 
 @contextlib.contextmanager
@@ -193,7 +191,7 @@ def _database(env: dict[str, str]) -> Iterator[None]:
         database.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -229,11 +229,17 @@ class SmtpMail:
             self._drop()  # without the dot: the server throws the letter away
             raise
         try:
-            smtp.send(b".\r\n")
+            # A server that left while the mark was committed has no letter: looked at as late as can be.
+            early = _said_early(sock)
+            if early is None:
+                smtp.send(b".\r\n")
         except _BROKEN as exc:
             # Three bytes leave this process whole or not at all, so this is still before the dot.
             self._drop()
             raise _hung_up(exc) from None
+        if early is not None:
+            self._drop()
+            raise _refusal("DATA", *early)
         code, text = self._await_verdict(smtp)
         sock.settimeout(self._url.timeout_s)
         if code // 100 != 2:
@@ -285,7 +291,9 @@ class SmtpMail:
         """Nothing here is about the letter, so whatever goes wrong defers it: a wrong password must not use
         letters up. Certificates are checked, and without the TLS we want nothing is said."""
         url = self._url
-        context = self._tls or ssl.create_default_context()
+        wants_tls = url.scheme == "smtps" or url.starttls
+        # Reading the system's certificates takes some 30 ms.
+        context = self._tls or (ssl.create_default_context() if wants_tls else None)
         name = socket.gethostname()  # smtplib's own choice may ask a silent DNS server
         hello = name if re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name) else "[127.0.0.1]"
         smtp: smtplib.SMTP | None = None

@@ -4,6 +4,7 @@ import io
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -355,6 +356,24 @@ def test_what_the_server_says_during_the_body_counts_before_the_mark(
     with scripted_server(interrupts) as port, pytest.raises(error):
         smtp_to(port).send(SENDER, ANA, letter, lambda: marked.append(True))
     assert marked == []
+
+
+def test_a_server_that_leaves_while_the_mark_is_committed_has_no_letter_in_doubt() -> None:
+    committing, gone = threading.Event(), threading.Event()
+
+    def leaves(talk: Conversation) -> None:
+        talk.open()
+        talk.hear()
+        committing.wait(10)
+        talk.sock.shutdown(socket.SHUT_RDWR)
+        gone.set()
+
+    def commit() -> None:
+        committing.set()
+        gone.wait(10)
+
+    with scripted_server(leaves) as port, pytest.raises(MailDeferredError, match="before the final dot"):
+        smtp_to(port).send(SENDER, ANA, LETTER, commit)
 
 
 @pytest.mark.parametrize("ending", ["closed", "421 4.3.2 shutting down", "silent", "nonsense", "354 what"])

@@ -28,6 +28,7 @@ NUMBER_AS_ANSWER = {"act": "request_join", "group": RUNNERS, "member": DMITRI, "
         ("PATCH", "/sandbox/switches", {"totals": "some"}, "totals: expected one of always, documented, never"),
         ("PATCH", "/sandbox/switches", {"refuse_app_tokens": ["all"]}, "refuse_app_tokens: expected a list of"),
         ("PATCH", "/sandbox/switches", {"failure_statuses": [200]}, "failure_statuses: expected a list of"),
+        ("PATCH", "/sandbox/switches", {"broken_answers": ["xml"]}, "broken_answers: expected a list of hang, html"),
         ("PATCH", "/sandbox/switches", [], "body: expected an object"),
         ("POST", "/sandbox/acts", {}, "act is missing"),
         ("POST", "/sandbox/acts", {"act": "dance"}, "unknown 'dance'; there are sign_up"),

@@ -1,0 +1,137 @@
+"""`python3 dev.py chaos`: hurt everything at once and count what was lost, what went out twice, what is in doubt.
+
+Two kinds of runs, each on SQLite and on PostgreSQL, side by side: a storm of faults at random moments, and named points
+at which processes die or freeze. The judge (chaos/judge.py) decides; exit code 1 for anything lost or twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from chaos import points
+from chaos.runs import CLOSED_PORT, Kind, Outcome, storm, strike
+from chaos.stage import PostgresStore, SqliteStore
+
+
+def show(console: Console, outcome: Outcome) -> None:
+    table = Table(title=f"{outcome.title} (seed {outcome.seed})", title_justify="left")
+    for column in ("fault", "times", "people", "lost", "twice", "in doubt", "seconds to recover"):
+        table.add_column(column, justify="left" if column == "fault" else "right")
+    for name in sorted(outcome.verdict.tallies):
+        tally = outcome.verdict.tallies[name]
+        bad = "[red]" if tally.lost or tally.twice else ""
+        table.add_row(
+            bad + escape(name),
+            *(
+                str(value or "·")
+                for value in (tally.times, tally.people, tally.lost, tally.twice, tally.in_doubt)
+            ),
+            f"{tally.recovered_s:.1f}",
+        )
+    console.print(table)
+    verdict = outcome.verdict
+    console.print(
+        f"{verdict.events} events in {verdict.deliveries} deliveries, {verdict.letters} letters taken by the mail"
+        f" server, {verdict.refused} refused by it; {outcome.seconds:.0f} s"
+    )
+    for reason in outcome.left_out:
+        console.print(f"[yellow]not injected:[/yellow] {escape(reason)}")
+    for problem in verdict.problems[:40]:
+        console.print(f"[red]✗[/red] {escape(problem)}")
+    if len(verdict.problems) > 40:
+        console.print(f"[red]… and {len(verdict.problems) - 40} more[/red]")
+    if verdict.problems:
+        console.print(f"The logs and the rows are in {outcome.folder}")
+
+
+def run_side_by_side(console: Console, runs: Sequence[Callable[[], Outcome]]) -> bool:
+    """Show each when it is over; True when nothing was lost or went out twice."""
+    well = True
+    with ProcessPoolExecutor(len(runs), mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(run) for run in runs]):
+            try:
+                outcome = future.result()
+            except Exception as exc:  # noqa: BLE001 - whatever ended one run, the others are worth seeing
+                well = False
+                console.print(f"[red]✗ a run came to nothing: {escape(repr(exc))}[/red]")
+                continue
+            show(console, outcome)
+            well = well and not outcome.verdict.problems
+    return well
+
+
+def prove(console: Console, way: str, seed: int) -> bool:
+    """Break Usher in one way; True when the judge finds it out, as it must."""
+    strike_at = {
+        "doubt-is-retried": ("letter: after the dot",),
+        "no-fence": ("letter: after its body",),
+        "200-before-the-commit": ("web: before the commit",),
+        "no-sweeper": ("event: after the claim", "letter: after the claim"),
+    }
+    outcome = strike(SqliteStore, seed, way, strike_at[way], 4, "")
+    show(console, outcome)
+    found = bool(outcome.verdict.problems)
+    shutil.rmtree(outcome.folder, ignore_errors=True)
+    console.print(f"{way}: {'found out, as it must be' if found else '[red]not found out[/red]'}\n")
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python3 dev.py chaos", description=__doc__)
+    add = parser.add_argument
+    add("--seed", type=int, help="repeat a run; a new one is printed otherwise")
+    add("--soak", type=float, default=0.0, metavar="MINUTES", help="go on with new seeds and longer faults")
+    add("--events", type=int, default=1000, help="at least so many in each storm")
+    add("--faults", default="*", metavar="GLOB", help="only the faults of the storm whose names match")
+    add("--database", choices=("sqlite", "postgresql", "both"), default="both")
+    add("--runs", choices=("storm", "points", "both"), default="both")
+    add("--broker", default=os.environ.get("TEST_BROKER_URL", ""), help="a BROKER_URL instead of Valkey's")
+    add("--broken", choices=(*points.BROKEN_WAYS, "all"), help="break Usher, to see that this finds it out")
+    options = parser.parse_args(arguments)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
+    console.print(f"seed {seed}")
+    if options.broken:
+        ways = list(points.BROKEN_WAYS) if options.broken == "all" else [options.broken]
+        return sum(not prove(console, way, seed) for way in ways)
+    kinds: list[Kind] = []
+    kinds += [SqliteStore] if options.database != "postgresql" else []
+    kinds += [PostgresStore] if options.database != "sqlite" else []
+    ends_at = time.monotonic() + options.soak * 60
+    stretch = 5.0 if options.soak else 1.0
+    while True:
+        runs: list[Callable[[], Outcome]] = []
+        for kind in kinds:
+            if options.runs != "points":
+                runs.append(
+                    partial(storm, kind, seed, options.faults, options.events, stretch, options.broker)
+                )
+            if options.runs != "storm":
+                runs.append(partial(strike, kind, seed, "", (), 2, options.broker))
+        if options.runs != "storm" and SqliteStore in kinds:
+            runs.append(partial(strike, SqliteStore, seed, "", (), 1, CLOSED_PORT))
+        if not run_side_by_side(console, runs):
+            return 1
+        if time.monotonic() >= ends_at:
+            console.print("[green]✓[/green] nothing lost, nothing twice")
+            return 0
+        seed += 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
