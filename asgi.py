@@ -1,4 +1,4 @@
-"""Where the web parts meet: door, unsubscribe, health, on one journal."""
+"""Where the web parts meet: door, unsubscribe, health, admin API, on one journal."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
+import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
 
+from admin.api import admin_api
 from config.settings import Settings
 from core.errors import JournalUnavailableError
 from integrations.email.unsubscribe import UnsubscribeClaim, UnsubscribeTokens
@@ -21,8 +23,9 @@ from integrations.store.database import Database, open_database
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.inbox import Inbox
 from integrations.store.journal import Journal
+from integrations.store.ledger import Ledger
 from integrations.store.suppressions import Suppressions
-from integrations.store.tables import events, messages, outbox
+from integrations.store.tables import events, messages, outbox, watches
 from integrations.store.work import count_by_state
 from integrations.wix.shared import open_redis
 from tasks.app import create_app as create_celery_app
@@ -69,6 +72,7 @@ def create_app(settings: Settings) -> Starlette:
             *webhook_routes(Verifier(keys), inbox, registry),
             *unsubscribe_routes(tokens.read, unsubscribe),
             *health_routes(_checks(settings, database, celery.connection_for_write), registry),
+            admin_api(settings.admin_token.get_secret_value(), journal, Ledger(database), doorbell.ring),
         ],
         lifespan=lifespan,
     )
@@ -117,6 +121,12 @@ def _checks(
     }
 
 
+_NUMBERS = (
+    ("usher_events_found", "Events that the sweep over Wix's lists found", events.c.found),
+    ("usher_quiet_sites", "Sites whose webhooks used to come and do not", watches.c.quiet_at.is_not(None)),
+)
+
+
 class _Rows(Collector):
     """Totals counted from the rows: they cannot drift, whoever did the work. Anybody may ask, so not at each ask."""
 
@@ -125,6 +135,7 @@ class _Rows(Collector):
         self._doorbell = doorbell
         self._lock = threading.Lock()
         self._counted: dict[str, dict[str, int]] = {}
+        self._numbers: dict[tuple[str, str], int] = {}
         self._count_again_at = 0.0
 
     def collect(self) -> Iterable[Metric]:
@@ -133,6 +144,10 @@ class _Rows(Collector):
             for state, number in counts.items():
                 metric.add_metric([state], number)
             yield metric
+        for (name, what), number in self._numbers.items():
+            gauge = GaugeMetricFamily(name, what)
+            gauge.add_metric([], number)
+            yield gauge
         broken = GaugeMetricFamily("usher_doorbell_failures", "Wake-ups the broker did not take")
         broken.add_metric([], self._doorbell.failures)
         yield broken
@@ -140,10 +155,14 @@ class _Rows(Collector):
     def _counts(self) -> dict[str, dict[str, int]]:
         with self._lock:
             if time.monotonic() >= self._count_again_at:
-                self._counted = {}
+                self._counted, self._numbers = {}, {}
                 with contextlib.suppress(JournalUnavailableError), self._database.read() as tx:
                     self._counted = {
                         table.name: count_by_state(tx, table) for table in (events, messages, outbox)
+                    }
+                    self._numbers = {
+                        (name, what): tx.connection.scalar(sa.select(sa.func.count()).where(condition)) or 0
+                        for name, what, condition in _NUMBERS
                     }
                 self._count_again_at = time.monotonic() + COUNTED_EVERY_S
             return self._counted

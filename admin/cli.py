@@ -19,8 +19,21 @@ app = typer.Typer(
 )
 automations_app = typer.Typer(help="The automations file: check it, try it.", no_args_is_help=True)
 webhook_app = typer.Typer(help="Deliveries, as Wix sends them.", no_args_is_help=True)
+events_app = typer.Typer(help="What Wix told of: look at it, work it off once more.", no_args_is_help=True)
+messages_app = typer.Typer(help="Letters: look at them, settle those in doubt.", no_args_is_help=True)
 app.add_typer(automations_app, name="automations")
 app.add_typer(webhook_app, name="webhook")
+app.add_typer(events_app, name="events")
+app.add_typer(messages_app, name="messages")
+
+Site = Annotated[str | None, typer.Option(help="App instance id of one site.")]
+Limit = Annotated[int, typer.Option(min=1, max=1_000_000, help="The newest so many.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON array, as the API shows them.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+OlderThan = Annotated[
+    str | None, typer.Option(help='All that are in doubt for longer than this: "7d", "12h".')
+]
+Letters = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids of letters in doubt.")]
 
 BAD_INPUT = 2
 
@@ -206,3 +219,92 @@ def send_webhook(
     for answer in answers:
         print(answer)
     sys.exit(0 if all(answer == "200" for answer in answers) else 1)
+
+
+@events_app.command("list")
+def list_events(
+    site: Site = None,
+    event_type: Annotated[
+        str | None, typer.Option("--type", help='As stored, for example "member_added".')
+    ] = None,
+    state: Annotated[str | None, typer.Option(help="received, done, ignored or dead.")] = None,
+    limit: Limit = 100,
+    as_json: Json = False,
+) -> None:
+    """Events, newest first."""
+    from admin.recovery import list_events
+
+    list_events({"site": site, "type": event_type, "state": state}, limit=limit, as_json=as_json)
+
+
+@events_app.command("replay")
+def replay_events(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids of events.")] = None,
+    dead: Annotated[bool, typer.Option("--dead", help="All that were set aside.")] = False,
+    event_type: Annotated[str | None, typer.Option("--type", help="With --dead: of this type only.")] = None,
+    site: Site = None,
+    yes: Yes = False,
+) -> None:
+    """Work events off once more, dead ones above all. Who has a letter of theirs gets no second one."""
+    from admin.recovery import replay_events
+
+    replay_events(ids or [], dead=dead, filters={"site": site, "type": event_type}, yes=yes)
+
+
+@messages_app.command("list")
+def list_messages(
+    site: Site = None,
+    job: Annotated[str | None, typer.Option(help="Id of a job.")] = None,
+    member: Annotated[str | None, typer.Option(help="Id of a member.")] = None,
+    group: Annotated[str | None, typer.Option(help="Id of a group.")] = None,
+    automation: Annotated[str | None, typer.Option(help="Name of an automation.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(help="planned, sending, sent, deferred, skipped, failed, in_doubt or bounced."),
+    ] = None,
+    limit: Limit = 100,
+    as_json: Json = False,
+) -> None:
+    """Letters and refusals, newest first: who was written to, who was not, and why."""
+    from admin.recovery import list_messages
+
+    filters = {"site": site, "job": job, "member": member, "group": group, "automation": automation}
+    list_messages(filters | {"state": state}, limit=limit, as_json=as_json)
+
+
+@messages_app.command("release")
+def release_messages(ids: Letters = None, older_than: OlderThan = None, yes: Yes = False) -> None:
+    """Send letters in doubt again: the mail server does not have them, or twice is better than never."""
+    from admin.recovery import release_letters
+
+    release_letters(ids or [], _seconds(older_than), yes=yes)
+
+
+@messages_app.command("give-up")
+def give_up_messages(ids: Letters = None, older_than: OlderThan = None, yes: Yes = False) -> None:
+    """Never send letters in doubt: they end as failed."""
+    from admin.recovery import give_letters_up
+
+    give_letters_up(ids or [], _seconds(older_than), yes=yes)
+
+
+@messages_app.command("found")
+def settle_found(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help='Message-IDs, one a line; "-" is standard input.')
+    ],
+    yes: Yes = False,
+) -> None:
+    """Note letters in doubt as sent, whose Message-IDs the mail server's own records show as accepted."""
+    from admin.recovery import settle_found
+
+    settle_found(file, yes=yes)
+
+
+def _seconds(older_than: str | None) -> float | None:
+    from core.automations import parse_duration
+
+    try:
+        return None if older_than is None else parse_duration(older_than)
+    except ValueError as exc:
+        raise ConfigError("Nothing to decide", [f"--older-than: {older_than!r}: {exc}"]) from exc

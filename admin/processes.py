@@ -33,6 +33,7 @@ from integrations.store.ledger import Ledger
 from integrations.store.outbox import Outbox
 from integrations.store.sites import Sites
 from integrations.store.suppressions import Suppressions
+from integrations.store.watches import Watches
 from integrations.wix.client import WixClient
 from integrations.wix.shared import open_redis
 from tasks.routes import ROUTES
@@ -247,6 +248,7 @@ def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
         outbox=Outbox(database),
         suppressions=Suppressions(database),
         sites=Sites(database),
+        watches=Watches(database),
         wix=wix,
         mail=mail,
         renderer=checked.renderer,

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 from admin.processes import check_settings, end_with_parent, find_port, keep_beating, open_services
@@ -18,8 +19,9 @@ from tasks.services import Services
 
 log = logging.getLogger(__name__)
 
-CUT_SHORT_AFTER_S = 15.0
-"""Longer than any turn that is not held up, shorter than the 20 s a platform gives."""
+CUT_SHORT_AFTER_S = 13.0
+"""Longer than most turns; with LET_GO_WITHIN_S it is shorter than what the supervisor (17 s) or a platform gives."""
+LET_GO_WITHIN_S = 2.0
 
 
 def serve_web() -> None:
@@ -49,10 +51,12 @@ def serve_web() -> None:
 
 def serve_worker(concurrency: int) -> None:
     """Work until SIGTERM: the turn at hand is finished, unless it takes too long, then the processes end."""
-    from billiard import active_children
+    from billiard import active_children, current_process
     from celery.signals import setup_logging, worker_shutting_down
 
-    from tasks.app import add_tasks, create_app
+    from tasks.app import add_tasks, create_app, ring
+    from tasks.doorbell import Doorbell
+    from tasks.watch import Board, Shift
 
     checked = check_settings(sends=True)
     set_up_logging("worker")
@@ -62,27 +66,53 @@ def serve_worker(concurrency: int) -> None:
     end_with_parent()
     setup_logging.connect(lambda **_: set_up_logging("worker"), weak=False)
     celery = create_app(checked.settings.broker, publisher=False)
+    publisher = create_app(checked.settings.broker, publisher=True)
+    board = Board(concurrency)
+    worker = os.getpid()
 
-    def build() -> tuple[Services, Callable[[], None]]:
+    def end_worker() -> None:
+        if os.getppid() == worker:  # or else it is gone already
+            os.kill(worker, signal.SIGTERM)
+
+    def build() -> tuple[Callable[[], None], Callable[[], None]]:
         opened = open_services(checked)
         services, heartbeats = opened.__enter__()
+        doorbell = Doorbell(functools.partial(ring, publisher))
+        place: int = current_process().index  # type: ignore[attr-defined] # of this child in the pool, from 0
+        shift = Shift(services, doorbell, board, place, end_worker)
         stop = threading.Event()
         threading.Thread(
             target=keep_beating, args=(services, heartbeats, "worker", stop), daemon=True
         ).start()
+        watch = threading.Thread(target=shift.watch_until, args=(stop,), daemon=True)
+        watch.start()
+
+        # A handler runs in the thread that is held up: it may have the database's only connection.
+        signal.signal(
+            signal.SIGUSR2,
+            lambda *_: threading.Thread(target=_cut_short, args=(services,), daemon=True).start(),
+        )
 
         def close() -> None:
             stop.set()
+            watch.join()
+            doorbell.close()
             opened.__exit__(None, None, None)
 
-        return services, close
+        return shift.answer, close
 
-    def kill_pool() -> None:
-        for child in active_children():
-            if child.pid is not None:
-                os.kill(child.pid, signal.SIGKILL)
+    def cut_short() -> None:
+        children = active_children()
+        for number, within_s in ((signal.SIGUSR2, LET_GO_WITHIN_S + 0.5), (signal.SIGKILL, 0.0)):
+            for child in children:
+                if child.is_alive() and child.pid is not None:
+                    os.kill(child.pid, number)
+            deadline = time.monotonic() + within_s
+            while time.monotonic() < deadline and any(child.is_alive() for child in children):
+                time.sleep(0.02)
+        os._exit(0)
 
-    worker_shutting_down.connect(lambda **_: _end_soon("worker.cut_short", kill_pool), weak=False)
+    worker_shutting_down.connect(lambda **_: _end_soon("worker.cut_short", cut_short), weak=False)
     add_tasks(celery, build)
     celery.worker_main(
         [
@@ -92,13 +122,17 @@ def serve_worker(concurrency: int) -> None:
             "--loglevel=INFO",
             "--without-gossip",
             "--without-mingle",
+            # Its events are read by nobody; with Redis they notice a connection that died.
+            *(["--without-heartbeat"] if checked.settings.broker.startswith("amqp") else []),
         ]
     )
 
 
 def serve_beat() -> None:
-    """Sweep until SIGTERM."""
+    """Sweep until SIGTERM; a thread of its own compares Wix's lists, so that a slow Wix does not hold that up."""
     from tasks.app import create_app, ring
+    from tasks.doorbell import Doorbell
+    from tasks.reconcile import reconcile_until
     from tasks.sweep import Sweeper
 
     checked = check_settings(sends=True)
@@ -106,27 +140,43 @@ def serve_beat() -> None:
     open_database(checked.settings.database).close()
     stop = threading.Event()
 
-    def end(*_: object) -> None:
-        stop.set()
-        _end_soon("beat.cut_short")
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
     end_with_parent()
     celery = create_app(checked.settings.broker, publisher=True)
     with open_services(checked) as (services, heartbeats):
+
+        def end(*_: object) -> None:
+            stop.set()
+            _end_soon("beat.cut_short", functools.partial(_cut_short, services))
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)
         threading.Thread(target=keep_beating, args=(services, heartbeats, "beat", stop), daemon=True).start()
-        Sweeper(services, functools.partial(ring, celery)).look_until(stop)
+        comparing = threading.Thread(
+            target=reconcile_until, args=(services, checked.settings.wix_calls_per_minute, stop), daemon=True
+        )
+        comparing.start()
+        doorbell = Doorbell(functools.partial(ring, celery))
+        Sweeper(services, doorbell.ring_and_hear).look_until(stop)
+        doorbell.close()
+        comparing.join()
 
 
-def _end_soon(event: str, kill_pool: Callable[[], None] = lambda: None) -> None:
-    """Whoever waits for a mail server that says nothing does not hold up the end: the lease finds its letter."""
+def _end_soon(event: str, cut_short: Callable[[], None]) -> None:
+    """Whoever waits for an answer, of a mail server or of Wix, does not hold up the end."""
 
-    def cut_short() -> None:
+    def run() -> None:
         log.warning(event)
-        kill_pool()
-        os._exit(0)
+        cut_short()
 
-    timer = threading.Timer(CUT_SHORT_AFTER_S, cut_short)
+    timer = threading.Timer(CUT_SHORT_AFTER_S, run)
     timer.daemon = True
     timer.start()
+
+
+def _cut_short(services: Services) -> None:
+    """End this process, whatever its other threads wait for. What it holds is due again at once; the lease finds a
+    letter whose final dot may be out."""
+    last = threading.Thread(target=services.let_go, daemon=True)
+    last.start()
+    last.join(LET_GO_WITHIN_S)
+    os._exit(0)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import random
-import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 
@@ -24,6 +22,14 @@ from rich.table import Table
 from chaos import points
 from chaos.runs import CLOSED_PORT, Kind, Outcome, storm, strike
 from chaos.stage import PostgresStore, SqliteStore
+
+STRIKE_AT = {
+    "doubt-is-retried": ("letter: after the dot",),
+    "no-fence": ("letter: after its body",),
+    "200-before-the-commit": ("web: before the commit",),
+    "no-sweeper": ("event: after the claim", "letter: after the claim"),
+}
+"""Where each way of breaking Usher shows."""
 
 
 def show(console: Console, outcome: Outcome) -> None:
@@ -57,36 +63,33 @@ def show(console: Console, outcome: Outcome) -> None:
         console.print(f"The logs and the rows are in {outcome.folder}")
 
 
-def run_side_by_side(console: Console, runs: Sequence[Callable[[], Outcome]]) -> bool:
-    """Show each when it is over; True when nothing was lost or went out twice."""
-    well = True
+def run_side_by_side(console: Console, runs: Mapping[str, Callable[[], Outcome]]) -> dict[str, bool]:
+    """Show each when it is over; by name, whether nothing was lost or went out twice."""
+    well = {}
     with ProcessPoolExecutor(len(runs), mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(run) for run in runs]):
+        futures = {pool.submit(run): name for name, run in runs.items()}
+        for future in as_completed(futures):
             try:
                 outcome = future.result()
             except Exception as exc:  # noqa: BLE001 - whatever ended one run, the others are worth seeing
-                well = False
-                console.print(f"[red]✗ a run came to nothing: {escape(repr(exc))}[/red]")
+                console.print(f"[red]✗ {futures[future]} came to nothing: {escape(repr(exc))}[/red]")
                 continue
             show(console, outcome)
-            well = well and not outcome.verdict.problems
+            well[futures[future]] = not outcome.verdict.problems
     return well
 
 
-def prove(console: Console, way: str, seed: int) -> bool:
-    """Break Usher in one way; True when the judge finds it out, as it must."""
-    strike_at = {
-        "doubt-is-retried": ("letter: after the dot",),
-        "no-fence": ("letter: after its body",),
-        "200-before-the-commit": ("web: before the commit",),
-        "no-sweeper": ("event: after the claim", "letter: after the claim"),
+def prove(console: Console, ways: Sequence[str], seed: int) -> bool:
+    """Break Usher in each of these ways; True when the judge finds out every one, as it must."""
+    runs = {
+        way: partial(strike, SqliteStore, seed, way, STRIKE_AT[way], 4, "", freeze=way == "no-fence")
+        for way in ways
     }
-    outcome = strike(SqliteStore, seed, way, strike_at[way], 4, "")
-    show(console, outcome)
-    found = bool(outcome.verdict.problems)
-    shutil.rmtree(outcome.folder, ignore_errors=True)
-    console.print(f"{way}: {'found out, as it must be' if found else '[red]not found out[/red]'}\n")
-    return found
+    well = run_side_by_side(console, runs)
+    for way in ways:
+        found = well.get(way) is False
+        console.print(f"{way}: {'found out, as it must be' if found else '[red]not found out[/red]'}")
+    return all(well.get(way) is False for way in ways)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -98,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--faults", default="*", metavar="GLOB", help="only the faults of the storm whose names match")
     add("--database", choices=("sqlite", "postgresql", "both"), default="both")
     add("--runs", choices=("storm", "points", "both"), default="both")
-    add("--broker", default=os.environ.get("TEST_BROKER_URL", ""), help="a BROKER_URL instead of Valkey's")
+    add("--broker", default="", help="a BROKER_URL instead of Valkey's")
     add("--broken", choices=(*points.BROKEN_WAYS, "all"), help="break Usher, to see that this finds it out")
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
@@ -108,24 +111,25 @@ def main(arguments: Sequence[str]) -> int:
     console.print(f"seed {seed}")
     if options.broken:
         ways = list(points.BROKEN_WAYS) if options.broken == "all" else [options.broken]
-        return sum(not prove(console, way, seed) for way in ways)
+        return 0 if prove(console, ways, seed) else 1
     kinds: list[Kind] = []
     kinds += [SqliteStore] if options.database != "postgresql" else []
     kinds += [PostgresStore] if options.database != "sqlite" else []
     ends_at = time.monotonic() + options.soak * 60
     stretch = 5.0 if options.soak else 1.0
     while True:
-        runs: list[Callable[[], Outcome]] = []
+        runs: dict[str, Callable[[], Outcome]] = {}
         for kind in kinds:
             if options.runs != "points":
-                runs.append(
-                    partial(storm, kind, seed, options.faults, options.events, stretch, options.broker)
+                runs[f"storm, {kind.kind}"] = partial(
+                    storm, kind, seed, options.faults, options.events, stretch, options.broker
                 )
             if options.runs != "storm":
-                runs.append(partial(strike, kind, seed, "", (), 2, options.broker))
-        if options.runs != "storm" and SqliteStore in kinds:
-            runs.append(partial(strike, SqliteStore, seed, "", (), 1, CLOSED_PORT))
-        if not run_side_by_side(console, runs):
+                runs[f"points, {kind.kind}"] = partial(strike, kind, seed, "", (), 2, options.broker)
+        if options.runs != "storm" and SqliteStore in kinds and not options.broker:
+            runs["points without a broker"] = partial(strike, SqliteStore, seed, "", (), 1, CLOSED_PORT)
+        well = run_side_by_side(console, runs)
+        if not all(well.get(name) for name in runs):
             return 1
         if time.monotonic() >= ends_at:
             console.print("[green]✓[/green] nothing lost, nothing twice")

@@ -33,8 +33,6 @@ class Fault:
     times: int = 1
     only: type[SqliteStore] | type[PostgresStore] | None = None
     needs_disk: bool = False
-    last: bool = False
-    """What it leaves behind slows everybody, rightly: it comes when the others are over."""
 
 
 def _signal(*names: str, number: signal.Signals = HARD, pool: bool = False, parent: bool = True) -> Do:
@@ -92,15 +90,14 @@ _CALM = {
     "broken_answers": [],
     "failures_after_effect": False,
     "latency_s": 0,
-    "rate_limit_per_minute": 0,
     "retry_after": True,
     "consistency_delay_s": 0,
     "webhook_jitter_s": 0.5,
 }
 
 
-def _wix(name: str, lasts_s: float = 1.5, *, last: bool = False, **switches: object) -> Fault:
-    return Fault(f"Wix: {name}", _switch(**switches), _switch(**_CALM), lasts_s, last=last)
+def _wix(name: str, **switches: object) -> Fault:
+    return Fault(f"Wix: {name}", _switch(**switches), _switch(**_CALM))
 
 
 def _mail(name: str, **shares: float) -> Fault:
@@ -200,8 +197,8 @@ FAULTS = (
     _wix("slow", latency_s=1.5),
     _wix("queries lag behind", consistency_delay_s=4),
     Fault("Wix: tokens expire", lambda stage, _random: stage.expire_tokens(), times=4),
-    _wix("429 without Retry-After", rate_limit_per_minute=30, retry_after=False, last=True),
-    _wix("429 with Retry-After", rate_limit_per_minute=30, last=True),
+    _wix("429 with Retry-After", failure_rate=0.5, failure_statuses=[429]),
+    _wix("429 without Retry-After", failure_rate=0.5, failure_statuses=[429], retry_after=False),
     _mail_mode("refuse", 3.0),
     _mail_mode("silent", 6.0),
     _mail("421 on connecting", **{"421_on_connect": 0.7}),

@@ -173,14 +173,20 @@ def _early_answer() -> None:
 
 
 def _no_sweeper() -> None:
-    """Nobody looks for what is due but unclaimed."""
+    """Nobody looks for what is due but unclaimed: neither the sweeper nor the workers themselves."""
     from tasks.sweep import Sweeper
+    from tasks.watch import Shift
 
     def look(self: Sweeper) -> str:
         del self
         return "nothing due"
 
+    def watch_until(self: Shift, stop: threading.Event, every_s: float = 5.0) -> None:
+        del self, every_s
+        stop.wait()
+
     Sweeper.look = look  # type: ignore[method-assign]
+    Shift.watch_until = watch_until  # type: ignore[method-assign]
 
 
 BROKEN_WAYS: dict[str, Callable[[], None]] = {

@@ -72,7 +72,6 @@ def storm(kind: Kind, seed: int, pattern: str, events: int, stretch: float, brok
     chance = Random(seed)
     faults = [fault for fault in FAULTS if fnmatch(fault.name, pattern) and fault.only in (None, kind)]
     chance.shuffle(faults)
-    faults.sort(key=lambda fault: fault.last)
     each = max(4, round(events / len(faults)))
     with set_up(
         kind,
@@ -117,8 +116,10 @@ def _inject(
         times[fault.name] = (stage.mail.injected - met).total()
 
 
-def strike(kind: Kind, seed: int, broken: str, only: Sequence[str], rounds: int, broker: str) -> Outcome:
-    """Every named point: processes freeze there at first, then die there, `rounds` times each."""
+def strike(
+    kind: Kind, seed: int, broken: str, only: Sequence[str], rounds: int, broker: str, *, freeze: bool = True
+) -> Outcome:
+    """Every named point, or `only` these: processes freeze there at first, then die there, `rounds` times each."""
     began = time.monotonic()
     chance = Random(seed)
     chosen = [point.name for point in points.POINTS if not only or point.name in only]
@@ -139,7 +140,8 @@ def strike(kind: Kind, seed: int, broken: str, only: Sequence[str], rounds: int,
         times: Counter[str] = Counter()
         laid: list[tuple[str, Path]] = []
         frozen_at = time.monotonic()
-        for name in (point for point in points.FREEZING if point in chosen):
+        frozen = [name for name in points.FREEZING if freeze and name in chosen]
+        for name in frozen:
             laid.append((f"{name}: frozen", points.lay(folder, name, freeze=True)))
             people.act(PEOPLE_A_POINT, f"{name}: frozen", 1.0)
         for _ in range(rounds):
@@ -147,10 +149,11 @@ def strike(kind: Kind, seed: int, broken: str, only: Sequence[str], rounds: int,
                 laid.append((name, points.lay(folder, name)))
                 people.act(PEOPLE_A_POINT, name, 1.0, RULED if name.startswith("decision") else "")
                 ended[name].append(time.time())
-        _sleep_until(frozen_at + FREEZE_S)
-        points.wake(folder)
-        for name in points.FREEZING:
-            ended[f"{name}: frozen"].append(time.time())
+        if frozen:
+            _sleep_until(frozen_at + FREEZE_S)
+            points.wake(folder)
+            for name in frozen:
+                ended[f"{name}: frozen"].append(time.time())
         for _ in range(LATE_ROUNDS):
             if missed := [name for name, file in laid if file.exists()]:
                 people.act(PEOPLE_A_POINT, "afterwards", 1.0, RULED if "decision" in missed[0] else "")

@@ -64,6 +64,8 @@ class Automation:
     once_per: str = "member"
     """One of ONCE_PER."""
     answers: AnswerRule | None = None
+    max_age_s: float | None = None
+    """None: the policy's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,10 @@ class Automations:
 
     policy: Policy = field(default_factory=Policy)
     automations: tuple[Automation, ...] = ()
+
+    def max_age_s(self, automation: Automation) -> float:
+        """How old an event may be for this automation to act on it."""
+        return self.policy.max_age_s if automation.max_age_s is None else automation.max_age_s
 
     def named(self, name: str | None) -> Automation | None:
         return next((automation for automation in self.automations if automation.name == name), None)
@@ -206,7 +212,7 @@ _FILE_KEYS: Mapping[str, type] = {"policy": dict, "automation": list}
 _POLICY_KEYS: Mapping[str, type] = {"onboarding_without_consent": bool, "max_age": str}
 _AUTOMATION_KEYS: Mapping[str, type] = {
     "name": str, "on": list, "purpose": str, "email": str, "decide": str, "reason": str,
-    "groups": list, "sites": list, "after": str, "once_per": str, "answers": dict,
+    "groups": list, "sites": list, "after": str, "once_per": str, "max_age": str, "answers": dict,
 }  # fmt: skip
 _ANSWER_KEYS: Mapping[str, type] = {"any": list, "all": list, "none": list, "question": str}
 
@@ -222,6 +228,7 @@ _HINTS: Mapping[tuple[str, ...], str] = {
     ("automation",): "must be a list of tables: write [[automation]], with double brackets",
     ("policy", "max_age"): _A_DURATION,
     ("automation", "after"): _A_DURATION,
+    ("automation", "max_age"): _A_DURATION,
     ("automation", "answers"): "must be a table: write [automation.answers] below its [[automation]]",
 }
 
@@ -279,10 +286,20 @@ def _read_file(data: dict[str, Any], templates: Collection[str] | None, mistakes
 def _read_policy(table: dict[str, Any], mistakes: _Mistakes) -> Policy:
     path: Path = ("policy",)
     values = _known(table, path, _POLICY_KEYS, mistakes)
-    max_age_s = _duration(values, "max_age", Policy().max_age_s, path, mistakes)
+    max_age_s = _max_age(values, path, mistakes)
+    return Policy(
+        values.get("onboarding_without_consent", False),
+        Policy().max_age_s if max_age_s is None else max_age_s,
+    )
+
+
+def _max_age(values: dict[str, Any], path: Path, mistakes: _Mistakes) -> float | None:
+    if "max_age" not in values:
+        return None
+    max_age_s = _duration(values, "max_age", 1.0, path, mistakes)
     if max_age_s == 0:
         mistakes.add((*path, "max_age"), "must be longer: no event would ever be acted on", values["max_age"])
-    return Policy(values.get("onboarding_without_consent", False), max_age_s)
+    return max_age_s
 
 
 def _read_automation(
@@ -328,6 +345,7 @@ def _read_automation(
         answers=_read_answers(values["answers"], (*path, "answers"), mistakes)
         if "answers" in values
         else None,
+        max_age_s=_max_age(values, path, mistakes),
     )
 
 

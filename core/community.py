@@ -42,6 +42,9 @@ class Group:
     name: str
     privacy: str = "UNKNOWN"
     """PUBLIC, PRIVATE, SECRET or UNKNOWN."""
+    members: int | None = None
+    """How many, when Wix says so."""
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

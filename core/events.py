@@ -69,6 +69,8 @@ class Event:
     occurred_at: datetime
     payload: str = field(repr=False)
     erasure: bool = False
+    found: bool = False
+    """Nobody told of it: it was found in Wix's lists (core.reconciliation)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Details:
     role: str = ""
     reason: str = field(default="", repr=False)
     """Why a request was declined, as the person was told."""
+    asked_after: datetime | None = None
+    """Of a request that was found: it was made after this, and before the event's own time."""
 
 
 def open_delivery(claims: Mapping[str, Any], received_at: datetime) -> Event:
@@ -152,6 +156,7 @@ def read_details(event: Event) -> Details:
         joined_at=parse_time(person.get("joinedDate")),
         role=role if is_plain(role, LONGEST_ID) else "",
         reason=_storable(reason) if isinstance(reason, str) else "",
+        asked_after=parse_time(inner.get("askedAfter")) if event.found else None,
     )
 
 

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Protocol
 
 from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
 
 
 class WixPort(Protocol):
-    """Wix, read and asked. Every method raises RetryableError, ForbiddenError or PermanentError."""
+    """Wix, read and asked. Every method raises RetryableError, ForbiddenError or PermanentError; those that list
+    ask page by page, so they raise while they are read."""
+
+    calls: int
+    """How many calls went to Wix through this view."""
+
+    def for_bulk(self, wait: Callable[[float], bool] | None = None) -> WixPort:
+        """A view for work that may wait, and that leaves room for live events.
+
+        Where there is no room for a call, `wait` is asked to wait for so many seconds; without it, or when it
+        answers False, the call raises RetryableError as any other.
+        """
 
     def get_site(self, site: SiteId) -> Site: ...
 
     def get_group(self, site: SiteId, group: GroupId) -> Group | None:
         """None when Wix does not know the group (any more, or yet)."""
+
+    def list_groups(self, site: SiteId) -> Iterator[Group]:
+        """All groups of the site, each once. One call for each hundred."""
+
+    def list_group_members(self, site: SiteId, group: GroupId) -> Iterator[tuple[MemberId, Membership]]:
+        """Everybody who is in, each once, as a rule newest first. One call for each hundred."""
+
+    def list_join_requests(self, site: SiteId, group: GroupId) -> Iterator[tuple[MemberId, datetime | None]]:
+        """Everybody whose request is pending, each once, and since when, if Wix says so. One call for each hundred."""
 
     def get_membership(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
         """Where the member stands now; status "none" also when Wix knows neither of the two."""

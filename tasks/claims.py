@@ -26,20 +26,25 @@ class Claimed(Protocol):
 T = TypeVar("T", bound=Claimed)
 
 
-def work_off(
-    claim: Callable[[int], Sequence[T]],
-    see_through: Callable[[T], bool],
-    give_back: Callable[[Sequence[T]], None],
-    batch: int,
-    for_s: float,
-) -> bool:
+class Store(Protocol[T]):
+    """Where rows are claimed. Whoever claimed says when they have nothing in hand any more, however it ended."""
+
+    def claim(self, limit: int) -> Sequence[T]: ...
+    def give_back(self, claimed: Sequence[T]) -> None: ...
+    def hands_free(self) -> None: ...
+
+
+def work_off(store: Store[T], see_through: Callable[[T], bool], batch: int, for_s: float) -> bool:
     """Claim and work until nothing is due or the time is up; True when there may be more."""
     ends_at = time.monotonic() + for_s
-    while time.monotonic() < ends_at:
-        claimed = claim(batch)
-        if not claimed:
-            return False
-        work_through(claimed, see_through, give_back, ends_at)
+    try:
+        while time.monotonic() < ends_at:
+            claimed = store.claim(batch)
+            if not claimed:
+                return False
+            work_through(claimed, see_through, store.give_back, ends_at)
+    finally:
+        store.hands_free()
     return True
 
 

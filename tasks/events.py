@@ -32,13 +32,7 @@ _DELAYS = {"base_s": 2.0, "longest_s": 1800.0}
 
 def run_events(services: Services, *, batch: int = 20, for_s: float = 5.0) -> bool:
     """Run due events for about `for_s`; True when more are left. What was claimed and not begun is given back."""
-    return work_off(
-        services.journal.claim,
-        lambda event: run_event(event, services),
-        services.journal.give_back,
-        batch,
-        for_s,
-    )
+    return work_off(services.journal, lambda event: run_event(event, services), batch, for_s)
 
 
 def run_event(claimed: ClaimedEvent, services: Services) -> bool:

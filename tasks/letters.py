@@ -45,21 +45,28 @@ def deliver_letters(services: Services, *, batch: int = 100, for_s: float = 5.0)
     So what Wix said of a reader's consent is never older than one turn when their letter goes.
     """
     ends_at = time.monotonic() + for_s
-    while time.monotonic() < ends_at:
-        claimed = services.ledger.claim(batch)
-        if not claimed:
-            return False
-        by_site: dict[SiteId, list[ClaimedLetter]] = defaultdict(list)
-        for letter in claimed:
-            by_site[letter.site].append(letter)
-        try:
-            while by_site and time.monotonic() < ends_at:
-                site, letters = by_site.popitem()
-                _deliver_for_site(site, letters, services, ends_at)
-        finally:
-            if by_site:
-                services.ledger.give_back([letter for letters in by_site.values() for letter in letters])
+    try:
+        while time.monotonic() < ends_at:
+            claimed = services.ledger.claim(batch)
+            if not claimed:
+                return False
+            _deliver_batch(claimed, services, ends_at)
+    finally:
+        services.ledger.hands_free()
     return True
+
+
+def _deliver_batch(claimed: Sequence[ClaimedLetter], services: Services, ends_at: float) -> None:
+    by_site: dict[SiteId, list[ClaimedLetter]] = defaultdict(list)
+    for letter in claimed:
+        by_site[letter.site].append(letter)
+    try:
+        while by_site and time.monotonic() < ends_at:
+            site, letters = by_site.popitem()
+            _deliver_for_site(site, letters, services, ends_at)
+    finally:
+        if by_site:
+            services.ledger.give_back([letter for letters in by_site.values() for letter in letters])
 
 
 def _deliver_for_site(

@@ -20,9 +20,7 @@ REFUSED_DELAY_S = 900.0
 
 def pay_outbox(services: Services, *, batch: int = 20, for_s: float = 5.0) -> bool:
     """Make due calls for about `for_s`; True when more are left."""
-    return work_off(
-        services.outbox.claim, lambda call: _pay(call, services), services.outbox.give_back, batch, for_s
-    )
+    return work_off(services.outbox, lambda call: _pay(call, services), batch, for_s)
 
 
 def _pay(call: OwedCall, services: Services) -> bool:

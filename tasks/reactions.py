@@ -15,6 +15,7 @@ from core.consent import Purpose
 from core.errors import ForbiddenError, PermanentError, RetryableError
 from core.events import Details, Event
 from core.letters import Effects, PlannedLetter, StopLetters, WixCall, letter_key, lost_ground
+from core.reconciliation import when_asked
 from tasks.services import Services
 
 Reaction = Callable[[Event, Details, Services], Effects]
@@ -37,13 +38,14 @@ def apply_automations(event: Event, details: Details, services: Services) -> Eff
     """
     trigger = TRIGGERS[event.type]
     rules = services.automations
-    if not any(trigger in automation.on for automation in rules.automations):
+    limits = [rules.max_age_s(automation) for automation in rules.automations if trigger in automation.on]
+    if not limits:
         return Effects(ignored=f"no automation listens to {trigger}")
     if event.site in services.sites.removed([event.site]):
         return Effects(ignored="the app was removed from this site")
     age_s = (services.now() - event.occurred_at).total_seconds()
-    if age_s > rules.policy.max_age_s:
-        return Effects(ignored=f"{age_s / 86400:.1f} days old; `max_age` would allow it")
+    if age_s > max(limits):
+        return Effects(ignored=_too_old(age_s))
     if details.group is None or details.member is None:
         raise PermanentError(f"the event names no {'group' if details.group is None else 'member'}")
 
@@ -62,7 +64,13 @@ def apply_automations(event: Event, details: Details, services: Services) -> Eff
         gone = lost_ground(trigger, standing)
         if gone and standing.status == "none" and age_s < services.settle_s:
             raise NotYetError(f"Wix does not show it yet ({gone})", age_s)
-    place = _Place(group, details.member, details.joined_at, details.reason)
+    asked_at = event.occurred_at
+    if trigger == "join_requested":
+        since = asked_at - timedelta(hours=1)
+        asked_at = when_asked(
+            event, services.journal.heard(event.site, group.id, [details.member], [event.type], since)
+        )
+    place = _Place(group, details.member, asked_at, details.joined_at, details.reason)
     answers: tuple[Answer, ...] | None = ()
     unread = ""
     if gone is None and any(automation.answers for automation in listening):
@@ -74,8 +82,14 @@ def apply_automations(event: Event, details: Details, services: Services) -> Eff
         replace(outcome, reason=outcome.reason + unread) if not outcome.applies else outcome
         for outcome in weigh(listening, answers)
     ]
+    outcomes = [
+        replace(outcome, applies=False, reason=_too_old(age_s))
+        if outcome.applies and age_s > rules.max_age_s(outcome.automation)
+        else outcome
+        for outcome in outcomes
+    ]
     calls = tuple(
-        _decision(event, place, outcome)
+        _decision(place, outcome)
         for outcome in outcomes
         if outcome.applies and outcome.automation.decide and gone is None and standing.status == "pending"
     )
@@ -171,14 +185,19 @@ def _which_join(event: Event, place: _Place, services: Services) -> datetime:
         listed = services.wix.get_joined_at(event.site, place.group.id, place.member)
         if listed.joined_at is not None:
             return listed.joined_at
-    return event.occurred_at
+    return place.at
 
 
-def _decision(event: Event, place: _Place, outcome: Outcome) -> WixCall:
+def _too_old(age_s: float) -> str:
+    age = f"{age_s / 86400:.1f} days" if age_s >= 86400 else f"{age_s / 3600:.1f} hours"
+    return f"{age} old; `max_age` would allow it"
+
+
+def _decision(place: _Place, outcome: Outcome) -> WixCall:
     automation = outcome.automation
-    # One decision for one request: a later request of the same person is another event, and decided anew.
+    # One decision for one request: a later request of the same person has another time, and is decided anew.
     return WixCall(
-        key=f"decide:{place.group.id}:{place.member}:{event.occurred_at.replace(microsecond=0).isoformat()}",
+        key=f"decide:{place.group.id}:{place.member}:{place.at.replace(microsecond=0).isoformat()}",
         kind=automation.decide or "flag",
         group=place.group.id,
         member=place.member,
@@ -190,9 +209,10 @@ def _decision(event: Event, place: _Place, outcome: Outcome) -> WixCall:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Who and where, known to be there."""
+    """Who, where and when, known to be there."""
 
     group: Group
     member: MemberId
+    at: datetime
     joined_at: datetime | None
     reason: str = field(repr=False)

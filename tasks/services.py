@@ -14,6 +14,7 @@ from integrations.store.ledger import Ledger
 from integrations.store.outbox import Outbox
 from integrations.store.sites import Sites
 from integrations.store.suppressions import Suppressions
+from integrations.store.watches import Watches
 from tasks.writing import Letterhead
 
 
@@ -30,6 +31,7 @@ class Services:
     outbox: Outbox
     suppressions: Suppressions
     sites: Sites
+    watches: Watches
     wix: WixPort
     mail: MailPort
     renderer: Renderer
@@ -40,8 +42,16 @@ class Services:
     now: Callable[[], datetime]
     settle_s: float = 30.0
 
+    def let_go(self) -> None:
+        """This process ends in the middle of its work: others may go on with it at once."""
+        self.journal.let_go()
+        self.ledger.let_go()
+        self.outbox.let_go()
+        self.watches.let_go()
+
     def renew_leases(self) -> None:
         """This process lives and works on what it claimed. Called every few seconds beside the work."""
         self.journal.renew()
         self.ledger.renew()
         self.outbox.renew()
+        self.watches.renew()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from admin.processes import TEMPLATES
 from core import events
@@ -22,6 +22,7 @@ from integrations.store.ledger import Ledger
 from integrations.store.outbox import Outbox
 from integrations.store.sites import Sites
 from integrations.store.suppressions import Suppressions
+from integrations.store.watches import Watches
 from tasks.events import run_events
 from tasks.letters import deliver_letters
 from tasks.outbox import pay_outbox
@@ -33,6 +34,8 @@ SITE = SiteId("7b1d1a3e-6c0f-4a4f-9b7e-2f0c5d9e8a11")
 RUNNERS = GroupId("9e2b7c64-1c5d-4f7a-a1c8-7d4b0e6f3a52")
 ANN = MemberId("m-ann")
 SECRET = "a secret of the tests"
+
+T = TypeVar("T")
 
 
 class Clock:
@@ -65,8 +68,10 @@ class FakeWix(WixPort):
     )
     fails: dict[str, list[Exception]] = field(default_factory=dict)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
+    calls: int = 0
 
     def _ask(self, name: str, *arguments: Any) -> None:
+        self.calls += 1
         self.asked.append((name, *arguments))
         if waiting := self.fails.get(name):
             raise waiting.pop(0)
@@ -78,6 +83,47 @@ class FakeWix(WixPort):
     def get_group(self, site: SiteId, group: GroupId) -> Group | None:
         self._ask("get_group", group)
         return self.groups.get(group)
+
+    def for_bulk(self, wait: Callable[[float], bool] | None = None) -> FakeWix:
+        return replace(self, calls=0)
+
+    def list_groups(self, site: SiteId) -> Iterator[Group]:
+        """With as many members as there are, unless the group says otherwise."""
+        self._ask("list_groups")
+        for group in list(self.groups.values()):
+            inside = sum(
+                standing.status == "joined"
+                for (where, _), standing in self.memberships.items()
+                if where == group.id
+            )
+            yield replace(group, members=inside if group.members is None else group.members)
+
+    def list_group_members(self, site: SiteId, group: GroupId) -> Iterator[tuple[MemberId, Membership]]:
+        self._ask("list_group_members", group)
+        yield from self._page_by_page("list_group_members", group, self._listed(group, "joined"))
+
+    def list_join_requests(self, site: SiteId, group: GroupId) -> Iterator[tuple[MemberId, datetime | None]]:
+        """`joined_at` of a pending membership stands for the date of the request."""
+        self._ask("list_join_requests", group)
+        rows = [(member, standing.joined_at) for member, standing in self._listed(group, "pending")]
+        yield from self._page_by_page("list_join_requests", group, rows)
+
+    def _listed(self, group: GroupId, status: str) -> list[tuple[MemberId, Membership]]:
+        """Newest first, as far as it is known when they came."""
+        rows = [
+            (member, standing)
+            for (where, member), standing in self.memberships.items()
+            if where == group and standing.status == status
+        ]
+        return sorted(
+            rows, key=lambda row: row[1].joined_at or datetime.min.replace(tzinfo=UTC), reverse=True
+        )
+
+    def _page_by_page(self, name: str, group: GroupId, rows: list[T]) -> Iterator[T]:
+        for number, row in enumerate(rows):
+            if number and number % 100 == 0:
+                self._ask(name, group)
+            yield row
 
     def get_membership(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
         self._ask("get_membership", group, member)
@@ -194,6 +240,7 @@ def a_house(database: Database, clock: Clock, automations: str = WELCOME, **chan
         outbox=Outbox(database),
         suppressions=Suppressions(database),
         sites=Sites(database),
+        watches=Watches(database),
         wix=wix,
         mail=mail,
         renderer=_renderer(),

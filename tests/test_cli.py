@@ -395,5 +395,6 @@ def test_help_names_the_commands_without_loading_a_server() -> None:
 
     *shown, loaded = done.stdout.splitlines()
     assert loaded == ""
-    for command in ("run", "demo", "sandbox", "migrate", "web", "worker", "beat", "automations", "webhook"):
+    commands = ("run", "demo", "sandbox", "migrate", "web", "worker", "beat")
+    for command in (*commands, "automations", "webhook", "events", "messages"):
         assert any(command in line for line in shown), command

@@ -183,7 +183,7 @@ def test_every_file_and_name_of_ours_in_a_document_exists(document: Path) -> Non
 @pytest.mark.parametrize(
     "pattern",
     [
-        r"(?:event|letter|webhook|outbox|doorbell|sweep|wix|process)\.[a-z_]+",  # log lines
+        r"(?:event|letter|webhook|outbox|reconcile|doorbell|sweep|wix|process)\.[a-z_]+",  # log lines
         r"usher_[a-z_]+",  # metrics
         r"(?:task|worker|broker)_[a-z_]+",  # Celery's settings
         r"(?:socket|interval)_\w+|max_retries|ack_emulation|health_check_interval",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,11 +46,12 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def guard(checkout: Path, report: str = REPORT) -> tuple[int, list[str]]:
+def guard(checkout: Path, report: str = REPORT, amqp_url: str = "") -> tuple[int, list[str]]:
     (checkout / "junit.xml").write_text(report)
     done = subprocess.run(
         [sys.executable, "-I", checkout / ".ci" / GUARD.name, "junit.xml"],
         cwd=checkout,
+        env={**os.environ, "TEST_AMQP_URL": amqp_url},
         capture_output=True,
         text=True,
         check=False,
@@ -91,6 +93,12 @@ def test_a_test_skipped_in_every_variant_is_named(checkout: Path) -> None:
     code, said = guard(checkout, REPORT.replace('[2]"/>', '[2]"><skipped/></testcase>'))
 
     assert (code, said[0]) == (1, "tests.core.test_a.test_in_variants was skipped")
+
+
+def test_with_a_server_there_is_no_excuse(checkout: Path) -> None:
+    code, said = guard(checkout, amqp_url="amqp://127.0.0.1")
+
+    assert (code, said[0]) == (1, "tests.core.test_a.test_on_rabbit was skipped")
 
 
 @pytest.mark.parametrize("mark", ["pytest.mark.amqp", "[pytest.mark.amqp, pytest.mark.slow]"])

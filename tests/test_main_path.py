@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -25,6 +26,7 @@ from integrations.store.ledger import ClaimedLetter
 from integrations.store.tables import events as events_table
 from integrations.store.tables import messages, suppressions
 from tasks.events import run_event, run_events
+from tasks.letters import deliver_letters
 from tests.house import ANN, RUNNERS, SITE, WELCOME, YOGA, Clock, a_house, an_event
 
 
@@ -817,6 +819,61 @@ def test_a_process_that_lives_keeps_what_it_holds(database: Database, clock: Clo
         assert other.services.journal.claim(10) == []
     clock.move(seconds=50)
     assert [event.event.id for event in other.services.journal.claim(10)] == [held.event.id]
+
+
+@pytest.mark.parametrize("step", ["finish", "claim"])
+def test_a_row_whose_transaction_nobody_confirmed_is_not_held_for_ever_by_a_process_that_lives(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch, step: str
+):
+    """A database that restarts leaves the client without an answer: whether a claim was committed, nobody here knows.
+    The process went on renewing what it did not know that it had."""
+    house = a_house(database, clock)
+    house.hear(an_event(clock))
+    real = getattr(house.services.journal, step)
+
+    def unconfirmed(*arguments: Any) -> None:
+        if step == "claim":
+            real(*arguments)
+        raise JournalUnavailableError("the connection broke")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(house.services.journal, step, unconfirmed)
+        with pytest.raises(JournalUnavailableError):
+            run_events(house.services)
+    for _ in range(12):
+        clock.move(seconds=5)
+        house.services.renew_leases()
+
+    house.work()
+
+    assert house.mail.readers == ["ann@example.com"]
+
+
+@pytest.mark.parametrize("step", ["mark", "claim"])
+def test_a_letter_whose_transaction_nobody_confirmed_goes_out_all_the_same(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch, step: str
+):
+    house = a_house(database, clock)
+    house.hear(an_event(clock))
+    run_events(house.services)
+    real = getattr(house.services.ledger, step)
+
+    def unconfirmed(*arguments: Any, **named: Any) -> None:
+        if step == "claim":
+            real(*arguments, **named)
+        raise JournalUnavailableError("the connection broke")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(house.services.ledger, step, unconfirmed)
+        with pytest.raises(JournalUnavailableError):
+            deliver_letters(house.services)
+    for _ in range(12):
+        clock.move(seconds=5)
+        house.services.renew_leases()
+
+    house.work()
+
+    assert house.mail.readers == ["ann@example.com"]
 
 
 def test_work_of_a_killed_worker_goes_on_within_a_minute(database: Database, clock: Clock):

@@ -22,7 +22,7 @@ from admin.demo.stage import Stage, set_up
 from admin.processes import ROOT
 from admin.supervisor import Child
 from config.settings import Settings, socket_path
-from integrations.store.tables import events, messages, outbox
+from integrations.store.tables import events, messages, outbox, watches
 from integrations.wix.shared import open_redis
 from tests.email.smtp_servers import Conversation, scripted_server
 from tests.test_supervisor import is_gone, pid_of, until
@@ -103,6 +103,20 @@ def has_processes(group: int) -> bool:
     return False
 
 
+def test_beat_reads_wixs_lists_as_soon_as_it_hears_of_a_site(stage: Stage, people: list[str]) -> None:
+    join(stage, people[0])
+    community = {group["id"]: group["privacyStatus"] for group in stage.state()["groups"]}
+
+    def lists_read() -> set[tuple[str, str]]:
+        with stage.database.read() as tx:
+            rows = tx.execute(sa.select(watches).where(watches.c.looked_at.is_not(None)))
+            return {(row.kind, row.group_id) for row in rows}
+
+    expected = {("groups", "")} | {("members", group) for group in community}
+    expected |= {("requests", group) for group, privacy in community.items() if privacy == "PRIVATE"}
+    until(lambda: lists_read() == expected, "all lists to be read", 60)
+
+
 def test_an_added_member_gets_one_letter_however_often_wix_tells_of_it(
     stage: Stage, people: list[str]
 ) -> None:
@@ -176,6 +190,35 @@ def test_sigterm_in_the_middle_of_work_ends_everybody_and_leaves_nothing_claimed
     until(lambda: all(letters_to(stage, address) for address in people), "the rest of the letters", 60)
     until(lambda: is_at_rest(stage), "everything to come to rest", 60)
     assert [len(letters_to(stage, address)) for address in people] == [1] * len(people)
+
+
+def test_a_worker_that_waits_for_wix_ends_in_time_and_leaves_nothing_claimed(
+    stage: Stage, people: list[str]
+) -> None:
+    children = [the_child(stage, name) for name in ("worker", "beat")]
+    groups = [pid_of(child) for child in children]
+    stage.switch(latency_s=10.0)
+    try:
+        for address in people[:3]:
+            join(stage, address)
+        until(lambda: claimed(stage), "work to have begun")
+        for child in children:
+            stage.household.children.remove(child)
+            child.ask_to_end()
+        until(lambda: all(child.exit_code() is not None for child in children), "both to end", 20)
+
+        assert claimed(stage) == {}
+        assert "worker.cut_short" in (stage.folder / "worker.log").read_text()
+        until(lambda: not any(has_processes(group) for group in groups), "the pool to end", 5)
+    finally:
+        stage.switch(latency_s=0.0)
+        for child in children:
+            child.start()
+        stage.household.children.extend(children)
+
+    until(lambda: all(letters_to(stage, address) for address in people[:3]), "the letters", 60)
+    until(lambda: is_at_rest(stage), "everything to come to rest", 60)
+    assert [len(letters_to(stage, address)) for address in people[:3]] == [1, 1, 1]
 
 
 def test_a_worker_ends_in_time_though_the_mail_server_says_nothing(stage: Stage, people: list[str]) -> None:

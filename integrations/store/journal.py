@@ -5,7 +5,7 @@ An event is `received` until it is `done`, `ignored` or `dead`.
 
 from __future__ import annotations
 
-import uuid
+import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,10 +13,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.community import MemberId, SiteId
-from core.errors import NotThereError, WrongStateError
-from core.events import Event, EventId
+from core.community import GroupId, MemberId, SiteId
+from core.errors import MalformedEventError, NotThereError, WrongStateError
+from core.events import Event, EventId, read_details
 from core.letters import Effects
+from core.reconciliation import Heard
 from integrations.store.database import Database, Transaction
 from integrations.store.ledger import plan_letters, stop_letters
 from integrations.store.outbox import owe_calls
@@ -26,10 +27,12 @@ from integrations.store.tables import events
 from integrations.store.work import (
     LEASE_S,
     MOST_CRASHES,
+    Hand,
     any_due,
     claim,
     count_by_state,
     give_back,
+    let_go,
     page,
     renew,
     settle,
@@ -55,7 +58,8 @@ class Journal:
     def __init__(self, database: Database, *, listened: Collection[str]) -> None:
         self._database = database
         self._listened = frozenset(listened)
-        self._holder = uuid.uuid4().hex
+        self._hand = Hand()
+        self.hands_free = self._hand.free
 
     def insert(self, batch: Sequence[Event]) -> list[bool]:
         """Commit all of them at once; says for each whether it was new. Raises JournalUnavailableError."""
@@ -63,12 +67,13 @@ class Journal:
         for event in batch:
             rows.setdefault((event.site, event.id), event)
         with self._database.begin() as tx:
-            # Many parameter sets rather than one long VALUES: that statement is built once, not for each size.
-            returned = tx.connection.execute(
-                tx.insert(events).on_conflict_do_nothing().returning(events.c.site, events.c.id),
-                [self._row(event, tx.now) for event in rows.values()],
+            new = _insert(
+                tx,
+                [
+                    _row(event, tx.now, heard=event.erasure or event.type in self._listened)
+                    for event in rows.values()
+                ],
             )
-            new = {(row.site, row.id) for row in returned}
         answers = []
         for event in batch:
             key = (str(event.site), str(event.id))
@@ -76,29 +81,14 @@ class Journal:
             new.discard(key)  # a twin in the same batch is a duplicate
         return answers
 
-    def _row(self, event: Event, now: datetime) -> dict[str, object]:
-        heard = event.erasure or event.type in self._listened
-        return {
-            "site": event.site,
-            "id": event.id,
-            "type": event.type,
-            "occurred_at": event.occurred_at,
-            "received_at": now,
-            "payload": event.payload if heard else "{}",
-            "erasure": event.erasure,
-            "state": "received" if heard else "ignored",
-            "attempts": 0,
-            "crashes": 0,
-            "next_at": now,
-            "error": None if heard else "nobody listens to this type",
-            "finished_at": None if heard else now,
-        }
-
     def claim(self, limit: int) -> list[ClaimedEvent]:
         """Take up to `limit` due events. Those whose workers kept dying become dead instead."""
         with self._database.begin() as tx:
-            rows = claim(tx, events, _WAITING, holder=self._holder, limit=limit, lease_s=LEASE_S)
-            found = [_claimed(row) for row in sorted(rows, key=lambda row: row.occurred_at)]
+            rows = claim(tx, events, _WAITING, lease=self._hand.take(), limit=limit, lease_s=LEASE_S)
+            found = [
+                ClaimedEvent(_event(row), attempts=row.attempts, row=row)
+                for row in sorted(rows, key=lambda row: row.occurred_at)
+            ]
             for event in found:
                 if event.row.crashes >= MOST_CRASHES:
                     _settle(tx, event, "dead", f"its worker died {event.row.crashes} times over it")
@@ -137,26 +127,36 @@ class Journal:
         with self._database.begin() as tx:
             give_back(tx, events, [item.row for item in claimed])
 
+    def let_go(self) -> None:
+        """This process ends in the middle of its work."""
+        with self._database.begin() as tx:
+            let_go(tx, events, events.c.state.in_(_WAITING), lease=self._hand.lease)
+
     def renew(self) -> None:
         """Keep what this process holds."""
         with self._database.begin() as tx:
-            renew(tx, events, _WAITING, holder=self._holder, lease_s=LEASE_S)
+            renew(tx, events, _WAITING, lease=self._hand.lease, lease_s=LEASE_S)
 
-    def replay(self, id: EventId, site: SiteId | None = None) -> None:  # noqa: A002 (the event's own word)
-        """Have an event that came to its end worked off once more. Its letters keep their keys: nobody gets a second.
+    def replay(self, id: EventId, site: SiteId | None = None) -> sa.Row[Any]:  # noqa: A002 (the event's own word)
+        """Have an event that came to its end worked off once more, and return its row as it is now. Its letters keep
+        their keys: nobody gets a second.
 
         Raises NotThereError; WrongStateError for one that waits anyway, or an id that several sites have.
         """
         where = [events.c.id == id, *([] if site is None else [events.c.site == site])]
         with self._database.begin() as tx:
-            found = list(tx.execute(sa.select(events.c.site, events.c.state).where(*where).limit(2)))
+            found = list(
+                tx.execute(sa.select(events.c.site, events.c.state).where(*where).with_for_update().limit(2))
+            )
             if not found:
                 raise NotThereError(f"there is no event {id}")
             if len(found) > 1:
                 raise WrongStateError("several sites have an event of this id: name the site")
-            replayed = tx.execute(
+            if found[0].state == "received":
+                raise WrongStateError("the event is received, so it is worked off anyway")
+            return tx.execute(
                 sa.update(events)
-                .where(*where, events.c.state.in_(("done", "ignored", "dead")))
+                .where(*where)
                 .values(
                     state="received",
                     attempts=0,
@@ -166,24 +166,72 @@ class Journal:
                     error=None,
                     finished_at=None,
                 )
-            )
-            if replayed.rowcount != 1:
-                raise WrongStateError(f"the event is {found[0].state}, so it is worked off anyway")
+                .returning(events)
+            ).one()
 
     def page(
         self,
         *,
+        id: EventId | None = None,  # noqa: A002 (the event's own word)
         site: SiteId | None = None,
-        type: str | None = None,  # noqa: A002 (the event's own word)
+        type: str | None = None,  # noqa: A002
         state: str | None = None,
-        limit: int = 100,
-        after: tuple[datetime, str] | None = None,
+        limit: int | None = 100,
+        after: tuple[datetime, str, str] | None = None,
     ) -> list[sa.Row[Any]]:
-        """Newest first; `after` is `received_at` and `id` of the last row seen."""
-        wanted = {"site": site, "type": type, "state": state}
+        """Newest first, without payloads; `after` is `received_at`, `site` and `id` of the last row seen."""
+        wanted = {"id": id, "site": site, "type": type, "state": state}
         where = [events.c[name] == value for name, value in wanted.items() if value is not None]
         with self._database.read() as tx:
             return page(tx, events, events.c.received_at, where, limit=limit, after=after)
+
+    def heard(
+        self,
+        site: SiteId,
+        group: GroupId,
+        members: Collection[MemberId],
+        types: Collection[str],
+        since: datetime,
+    ) -> list[Heard]:
+        """What the journal holds of these people in this group, whether it was worked off or not.
+
+        An event that was not, or failed, does not say yet whom it is about: the newest thousand of those received
+        after `since` are opened.
+        """
+        of_type = sa.and_(events.c.site == site, events.c.type.in_(types))
+        asked = sorted(set(members))
+        found: list[sa.Row[Any]] = []
+        with self._database.read() as tx:
+            for start in range(0, len(asked), 500):
+                some = events.c.member.in_(asked[start : start + 500])
+                found += tx.execute(sa.select(events).where(of_type, some)).all()
+            found += tx.execute(
+                sa.select(events)
+                .where(of_type, events.c.member.is_(None), events.c.received_at >= since)
+                .order_by(events.c.received_at.desc())
+                .limit(1000)
+            ).all()
+        wanted, heard = set(asked), []
+        for row in found:
+            with contextlib.suppress(MalformedEventError):
+                details = read_details(_event(row))
+                if details.group == group and details.member in wanted:
+                    heard.append(Heard(_event(row), details))
+        return heard
+
+    def received_times(self, site: SiteId, *, at_most: int) -> list[datetime]:
+        """When webhooks of this site came, newest first, each at least an hour before the one above it."""
+        times: list[datetime] = []
+        told = sa.and_(events.c.site == site, ~events.c.found)
+        query = sa.select(events.c.received_at).where(told).order_by(events.c.received_at.desc()).limit(1)
+        with self._database.read() as tx:
+            while len(times) < at_most:
+                before = [events.c.received_at <= times[-1] - timedelta(hours=1)] if times else []
+                found = tx.connection.scalar(query.where(*before))
+                if found is None:
+                    break
+                times.append(found)
+        return times
 
     def any_due(self) -> bool:
         with self._database.read() as tx:
@@ -195,19 +243,54 @@ class Journal:
             return count_by_state(tx, events)
 
 
-def _claimed(row: sa.Row[Any]) -> ClaimedEvent:
-    event = Event(
+def _event(row: sa.Row[Any]) -> Event:
+    return Event(
         id=EventId(row.id),
         site=SiteId(row.site),
         type=row.type,
         occurred_at=row.occurred_at,
         payload=row.payload,
         erasure=row.erasure,
+        found=row.found,
     )
-    return ClaimedEvent(event, attempts=row.attempts, row=row)
 
 
 def _settle(
     tx: Transaction, claimed: ClaimedEvent, state: str, error: str | None, member: MemberId | None = None
 ) -> None:
     settle(tx, events, claimed.row, state=state, error=error, member=member, finished_at=tx.now)
+
+
+def insert_found(tx: Transaction, found: Sequence[Event]) -> set[EventId]:
+    """Write events that the sweep found, as part of its own transaction; returns the new ones."""
+    if not found:
+        return set()
+    return {EventId(id_) for _, id_ in _insert(tx, [_row(event, tx.now, heard=True) for event in found])}
+
+
+def _insert(tx: Transaction, rows: Sequence[dict[str, object]]) -> set[tuple[str, str]]:
+    """Site and id of those that are new."""
+    # Many parameter sets rather than one long VALUES: that statement is built once, not for each size.
+    returned = tx.connection.execute(
+        tx.insert(events).on_conflict_do_nothing().returning(events.c.site, events.c.id), rows
+    )
+    return {(row.site, row.id) for row in returned}
+
+
+def _row(event: Event, now: datetime, *, heard: bool) -> dict[str, object]:
+    return {
+        "site": event.site,
+        "id": event.id,
+        "type": event.type,
+        "occurred_at": event.occurred_at,
+        "received_at": now,
+        "payload": event.payload if heard else "{}",
+        "erasure": event.erasure,
+        "found": event.found,
+        "state": "received" if heard else "ignored",
+        "attempts": 0,
+        "crashes": 0,
+        "next_at": now,
+        "error": None if heard else "nobody listens to this type",
+        "finished_at": None if heard else now,
+    }

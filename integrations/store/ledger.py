@@ -24,9 +24,11 @@ from integrations.store.tables import messages, suppressions
 from integrations.store.work import (
     LEASE_S,
     MOST_CRASHES,
+    Hand,
     any_due,
     claim,
     give_back,
+    let_go,
     page,
     renew,
     settle,
@@ -59,7 +61,8 @@ class ClaimedLetter:
 class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._holder = uuid.uuid4().hex
+        self._hand = Hand()
+        self.hands_free = self._hand.free
 
     def claim(self, limit: int) -> list[ClaimedLetter]:
         """Take up to `limit` due letters, after sorting out what dead workers left in `sending`."""
@@ -75,7 +78,7 @@ class Ledger:
             )
             tx.execute(sa.update(messages).where(left, ~messages.c.marked).values(state="planned"))
             rows = claim(
-                tx, messages, _WAITING, holder=self._holder, limit=limit, lease_s=LEASE_S, state="sending"
+                tx, messages, _WAITING, lease=self._hand.take(), limit=limit, lease_s=LEASE_S, state="sending"
             )
             for row in rows:
                 if row.crashes >= MOST_CRASHES:
@@ -178,37 +181,46 @@ class Ledger:
         with self._database.begin() as tx:
             give_back(tx, messages, [item.row for item in claimed], state="planned")
 
+    def let_go(self) -> None:
+        """This process ends in the middle of its work. It keeps a letter whose final dot may be out."""
+        held = messages.c.state == "sending", ~messages.c.marked
+        with self._database.begin() as tx:
+            let_go(tx, messages, *held, lease=self._hand.lease, state="planned")
+
     def renew(self) -> None:
         """Keep what this process holds."""
         with self._database.begin() as tx:
-            renew(tx, messages, ("sending",), holder=self._holder, lease_s=LEASE_S)
+            renew(tx, messages, ("sending",), lease=self._hand.lease, lease_s=LEASE_S)
 
     def any_due(self) -> bool:
         with self._database.read() as tx:
             return any_due(tx, messages, (*_WAITING, "sending"))
 
-    def release(self, id: str) -> None:  # noqa: A002 (the row's own word)
-        """Send a letter in doubt again, because somebody decided so; consent is asked for anew.
+    def release(self, id: str) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
+        """Send a letter in doubt again, because somebody decided so; returns its row as it is now.
 
-        One whose process never said how it ended waits first: that process may only be frozen. Raises
-        NotThereError, WrongStateError.
+        It is due anew: the person and their consent are looked at again, and the mail server has its four days. One
+        whose process never said how it ended waits first, as `reason` says. Raises NotThereError, WrongStateError.
         """
         with self._database.begin() as tx:
-            lease_ended = self._in_doubt(tx, id)
-            self._decide(
+            at = may_go_at(self._in_doubt(tx, id), tx.now)
+            waits = f"released; waits until {at:%Y-%m-%d %H:%M:%S} UTC, as its process may only be frozen"
+            return self._decide(
                 tx,
                 id,
                 state="planned",
                 marked=False,
-                reason=None,
-                next_at=tx.now if lease_ended is None else max(tx.now, lease_ended + MAY_STILL_COME),
+                look_again=True,
+                reason=waits if at > tx.now else None,
+                next_at=at,
+                due_at=at,
             )
 
-    def give_up(self, id: str) -> None:  # noqa: A002 (the row's own word)
-        """Never send a letter in doubt again. Raises NotThereError, WrongStateError."""
+    def give_up(self, id: str) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
+        """Never send a letter in doubt again; returns its row as it is now. Raises NotThereError, WrongStateError."""
         with self._database.begin() as tx:
             self._in_doubt(tx, id)
-            self._decide(
+            return self._decide(
                 tx, id, state="failed", reason="given up: nobody knows whether the mail server has it"
             )
 
@@ -228,33 +240,34 @@ class Ledger:
             )
             return settled.rowcount
 
-    def _in_doubt(self, tx: Transaction, id: str) -> datetime | None:  # noqa: A002 (the row's own word)
-        """When the lease of its process ended; None when the process itself said that it does not know."""
+    def _in_doubt(self, tx: Transaction, id: str) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
         row = tx.execute(sa.select(messages).where(messages.c.id == id).with_for_update()).first()
         if row is None:
             raise NotThereError(f"there is no letter {id}")
         if row.state != "in_doubt":
             raise WrongStateError(f"the letter is {row.state}, not in doubt")
-        ended: datetime | None = row.next_at if row.lease is not None else None
-        return ended
+        return row
 
-    def _decide(self, tx: Transaction, id: str, **values: Any) -> None:  # noqa: A002 (the row's own word)
-        tx.execute(sa.update(messages).where(messages.c.id == id).values(lease=None, crashes=0, **values))
+    def _decide(self, tx: Transaction, id: str, **values: Any) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
+        decided = sa.update(messages).where(messages.c.id == id).values(lease=None, crashes=0, **values)
+        return tx.execute(decided.returning(messages)).one()
 
     def page(
         self,
         *,
+        id: str | None = None,  # noqa: A002 (the row's own word)
         site: SiteId | None = None,
         job: str | None = None,
         member: str | None = None,
         group: str | None = None,
         automation: str | None = None,
         state: str | None = None,
-        limit: int = 100,
+        limit: int | None = 100,
         after: tuple[datetime, str] | None = None,
     ) -> list[sa.Row[Any]]:
-        """Newest first; `after` is `created_at` and `id` of the last row seen."""
+        """Newest first, without contexts; `after` is `created_at` and `id` of the last row seen."""
         wanted = {
+            "id": id,
             "site": site,
             "job": job,
             "member": member,
@@ -273,6 +286,11 @@ class Ledger:
             query = query.where(messages.c.site == site)
         with self._database.read() as tx:
             return list(tx.execute(query))
+
+
+def may_go_at(row: sa.Row[Any], now: datetime) -> datetime:
+    """When this letter in doubt may go out again. A lease still on it is of a process that never said how it ended."""
+    return now if row.lease is None else max(now, row.next_at + MAY_STILL_COME)
 
 
 def suppression_reason(

@@ -20,9 +20,11 @@ from integrations.store.tables import outbox
 from integrations.store.work import (
     LEASE_S,
     MOST_CRASHES,
+    Hand,
     any_due,
     claim,
     give_back,
+    let_go,
     renew,
     settle,
 )
@@ -44,11 +46,12 @@ class OwedCall:
 class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._holder = uuid.uuid4().hex
+        self._hand = Hand()
+        self.hands_free = self._hand.free
 
     def claim(self, limit: int) -> list[OwedCall]:
         with self._database.begin() as tx:
-            rows = claim(tx, outbox, _WAITING, holder=self._holder, limit=limit, lease_s=LEASE_S)
+            rows = claim(tx, outbox, _WAITING, lease=self._hand.take(), limit=limit, lease_s=LEASE_S)
             for row in rows:
                 if row.crashes >= MOST_CRASHES:
                     _end(tx, row, "failed", f"its worker died {row.crashes} times over it")
@@ -86,10 +89,15 @@ class Outbox:
         with self._database.begin() as tx:
             give_back(tx, outbox, [item.row for item in claimed])
 
+    def let_go(self) -> None:
+        """This process ends in the middle of its work."""
+        with self._database.begin() as tx:
+            let_go(tx, outbox, outbox.c.state.in_(_WAITING), lease=self._hand.lease)
+
     def renew(self) -> None:
         """Keep what this process holds."""
         with self._database.begin() as tx:
-            renew(tx, outbox, _WAITING, holder=self._holder, lease_s=LEASE_S)
+            renew(tx, outbox, _WAITING, lease=self._hand.lease, lease_s=LEASE_S)
 
     def any_due(self) -> bool:
         with self._database.read() as tx:

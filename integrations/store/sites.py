@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from core.community import SiteId
 from integrations.store.database import Database, Transaction
-from integrations.store.tables import sites
+from integrations.store.tables import sites, watches
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -43,10 +43,16 @@ def note_site(tx: Transaction, site: SiteId, at: datetime, state: str | None) ->
     if state is None:
         tx.execute(insert.on_conflict_do_nothing())
         return
-    tx.execute(
+    changed = tx.execute(
         insert.on_conflict_do_update(
             index_elements=[sites.c.site],
             set_={"state": state, "changed_at": at},
             where=sites.c.changed_at <= at,
+        ).returning(sites.c.site)
+    ).first()
+    if changed is not None:
+        # Nobody is found who came while the app was not there: what was not looked at since begins anew.
+        before = sa.or_(watches.c.looked_at.is_(None), watches.c.looked_at < at)
+        tx.execute(
+            sa.delete(watches).where(watches.c.site == site, sa.true() if state == "removed" else before)
         )
-    )

@@ -7,8 +7,9 @@ due again was left by one that died.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +24,24 @@ MOST_CRASHES = 5
 """A row that took its worker down this often is set aside, so that the others go on."""
 
 
+class Hand:
+    """The lease of what this process works on: a new one for each claim, none while its hands are free.
+
+    Only what is in hand is renewed. A claim whose commit was never confirmed, or a row whose outcome could not be
+    written, is in nobody's hand: its lease ends, though the process lives.
+    """
+
+    def __init__(self) -> None:
+        self.lease: str | None = None
+
+    def take(self) -> str:
+        self.lease = uuid.uuid4().hex
+        return self.lease
+
+    def free(self) -> None:
+        self.lease = None
+
+
 def is_due(tx: Transaction, table: sa.Table, waiting: Sequence[str]) -> sa.ColumnElement[bool]:
     """Rows of a site that rests wait with it, so they neither burn attempts nor stand before other sites' rows."""
     resting = sa.exists().where(sites.c.site == table.c.site, sites.c.rests_until > tx.now)
@@ -34,19 +53,22 @@ def claim(
     table: sa.Table,
     waiting: Sequence[str],
     *,
-    holder: str,
+    lease: str,
     limit: int,
     lease_s: float,
+    where: sa.ColumnElement[bool] | None = None,
     **values: Any,
 ) -> list[sa.Row[Any]]:
-    """Take up to `limit` due rows, longest due first; `values` are set on them as well.
+    """Take up to `limit` due rows, longest due first, of those that also fit `where`; `values` are set on them as well.
 
-    `holder` is this process's own name for its leases. The rows come back with `crashes` counted; what to do
+    The rows come back with `crashes` counted; what to do
     with one that crashed MOST_CRASHES times is the caller's. A row that was left behind is taken alone: should
     it be the reason, it takes nobody along the next time.
     """
     key = sa.tuple_(*table.primary_key.columns)
     due = is_due(tx, table, waiting)
+    if where is not None:
+        due = sa.and_(due, where)
     oldest = tx.execute(sa.select(table.c.lease).where(due).order_by(table.c.next_at).limit(1)).first()
     if oldest is None:
         return []
@@ -68,7 +90,7 @@ def claim(
             .where(key.in_(sa.select(chosen)))
             .values(
                 crashes=table.c.crashes + sa.case((table.c.lease.is_not(None), 1), else_=0),
-                lease=holder,
+                lease=lease,
                 next_at=tx.now + timedelta(seconds=lease_s),
                 **values,
             )
@@ -100,14 +122,29 @@ def give_back(tx: Transaction, table: sa.Table, rows: Sequence[sa.Row[Any]], **v
     )
 
 
-def renew(tx: Transaction, table: sa.Table, working: Sequence[str], *, holder: str, lease_s: float) -> None:
-    """A process that lives keeps what it holds; never shortens a longer lease."""
+def let_go(
+    tx: Transaction, table: sa.Table, *held: sa.ColumnElement[bool], lease: str | None, **values: Any
+) -> None:
+    """What this process has in hand is due at once, for others; its own writes meet no row any more."""
+    if lease is None:
+        return
+    tx.execute(
+        sa.update(table).where(table.c.lease == lease, *held).values(lease=None, next_at=tx.now, **values)
+    )
+
+
+def renew(
+    tx: Transaction, table: sa.Table, working: Sequence[str], *, lease: str | None, lease_s: float
+) -> None:
+    """A process that lives keeps what it has in hand; never shortens a longer lease."""
+    if lease is None:
+        return
     until = tx.now + timedelta(seconds=lease_s)
     tx.execute(
         sa.update(table)
         .where(
             table.c.state.in_(working),
-            table.c.lease == holder,
+            table.c.lease == lease,
             table.c.next_at > tx.now,
             table.c.next_at < until,
         )
@@ -121,16 +158,21 @@ def page(
     time: sa.Column[Any],
     where: Sequence[sa.ColumnElement[bool]],
     *,
-    limit: int,
-    after: tuple[datetime, str] | None,
+    limit: int | None,
+    after: tuple[Any, ...] | None,
 ) -> list[sa.Row[Any]]:
-    """Up to `limit` rows, newest first by `time`; `after` is the time and the id of the last row seen."""
-    order = sa.tuple_(time, table.c.id)
+    """Up to `limit` rows, newest first by `time`; `after` is the time and the primary key of the last row seen.
+
+    Without what is long and nobody's business in a list: payload and context.
+    """
+    order = (time, *table.primary_key.columns)
     conditions = list(where)
     if after is not None:
-        conditions.append(order < sa.tuple_(sa.literal(after[0], time.type), sa.literal(after[1])))
-    query = sa.select(table).where(*conditions).order_by(time.desc(), table.c.id.desc()).limit(limit)
-    return list(tx.execute(query))
+        seen = [sa.literal(value, column.type) for column, value in zip(order, after, strict=True)]
+        conditions.append(sa.tuple_(*order) < sa.tuple_(*seen))
+    columns = [column for column in table.columns if column.name not in ("payload", "context")]
+    newest_first = [column.desc() for column in order]
+    return list(tx.execute(sa.select(*columns).where(*conditions).order_by(*newest_first).limit(limit)))
 
 
 def any_due(tx: Transaction, table: sa.Table, waiting: Sequence[str]) -> bool:

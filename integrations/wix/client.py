@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from itertools import islice
@@ -38,6 +39,7 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 CALL_S = 30.0  # for a whole answer, however slowly it drips in; the timeouts below are for each read
 GROUP_S = 60.0
 NO_TOKEN_S = 60.0
+UNACCEPTED_S = 5.0
 NEWEST_LOOKED_AT = (
     1000  # members or requests of a group, where Wix does not say of one member where they stand
 )
@@ -81,11 +83,14 @@ class WixClient(WixPort):
         self._sites: ExpiringCache[SiteId, tuple[Site, str]] = ExpiringCache(now)
         self._refused: ExpiringCache[tuple[SiteId, str], bool] = ExpiringCache(now)
         self._bulk = False
+        self._wait: Callable[[float], bool] | None = None
+        self.calls = 0
 
-    def for_bulk(self) -> WixClient:
-        """The same client for work that may wait: its calls leave room for live events."""
+    def for_bulk(self, wait: Callable[[float], bool] | None = None) -> WixClient:
         view = copy.copy(self)
         view._bulk = True
+        view._wait = wait
+        view.calls = 0
         return view
 
     def close(self) -> None:
@@ -104,6 +109,9 @@ class WixClient(WixPort):
                 return None
             self._groups.put((site, group), found, GROUP_S)
         return found
+
+    def list_groups(self, site: SiteId) -> Iterator[Group]:
+        return (group for _, group in self._walk(site, protocol.list_groups, protocol.read_groups))
 
     def get_membership(self, site: SiteId, group: GroupId, member: MemberId) -> Membership:
         memberships = self._walk(site, partial(protocol.list_memberships, member), protocol.read_memberships)
@@ -136,24 +144,24 @@ class WixClient(WixPort):
                 seen += 1
                 if id_ == member:
                     return membership
-            if any(id_ == member for id_ in islice(self.list_join_requests(site, group), newest)):
+            if any(id_ == member for id_, _ in islice(self.list_join_requests(site, group), newest)):
                 return Membership("pending")
         except NotFoundError:
             return Membership("none")
         return Membership("unknown" if seen == newest else "none")
 
     def list_group_members(self, site: SiteId, group: GroupId) -> Iterator[tuple[MemberId, Membership]]:
-        """Everybody who is in, each once, newest first; asks Wix page by page."""
         return self._walk(site, partial(protocol.list_group_members, group), protocol.read_group_members)
 
-    def list_join_requests(self, site: SiteId, group: GroupId, status: str = "PENDING") -> Iterator[MemberId]:
-        """Everybody whose request is in this state, each once, newest first; asks Wix page by page."""
+    def list_join_requests(self, site: SiteId, group: GroupId) -> Iterator[tuple[MemberId, datetime | None]]:
         requests = self._walk(
             site,
-            partial(protocol.query_join_requests, group, status),
+            partial(protocol.query_join_requests, group, "PENDING"),
             protocol.read_join_requests,
         )
-        return (member for member, said in requests if said in (status, ""))
+        return (
+            (member, created_at) for member, (status, created_at) in requests if status in ("PENDING", "")
+        )
 
     def list_answers(
         self, site: SiteId, group: GroupId, members: Iterable[MemberId]
@@ -218,7 +226,7 @@ class WixClient(WixPort):
         )
 
     def unsubscribe(self, site: SiteId, email: str) -> None:
-        self._ask(site, protocol.unsubscribe(email))
+        protocol.require_taken(self._ask(site, protocol.unsubscribe(email)), "subscription")
 
     def _decide(
         self,
@@ -230,7 +238,7 @@ class WixClient(WixPort):
     ) -> None:
         for batch in protocol.batches(members):
             try:
-                self._ask(site, call_for(batch))
+                protocol.require_taken(self._ask(site, call_for(batch)), "joinGroupRequests")
             except (NotFoundError, ConflictError) as exc:
                 # Perhaps a second try after an answer that got lost, or one of them changed their mind.
                 for member in batch:
@@ -330,7 +338,29 @@ class WixClient(WixPort):
             return self._send(site, call, {"authorization": token})
         except UnauthorizedError:
             token = self._tokens.renewed(site, refused=token)
-        return self._send(site, call, {"authorization": token})
+        try:
+            return self._send(site, call, {"authorization": token})
+        except UnauthorizedError as exc:
+            if call.name in protocol.OFTEN_REFUSED and self._is_accepted(site, token):
+                raise
+            # Two tokens in a row say nothing about the call: nothing is given up over it.
+            raise RetryableError(
+                f"{exc}: Wix does not accept the tokens that it gives",
+                retry_after_s=UNACCEPTED_S,
+                counts=False,
+                request_id=exc.request_id,
+                code=exc.code,
+            ) from exc
+
+    def _is_accepted(self, site: SiteId, token: str) -> bool:
+        """Whether a token is good for a call that every app may make."""
+        try:
+            self._send(site, protocol.get_app_instance(), {"authorization": token})
+        except UnauthorizedError:
+            return False
+        except PermanentError:
+            pass  # who we are is known, then
+        return True
 
     def _fetch_token(self, site: SiteId) -> tuple[str, float]:
         try:
@@ -351,7 +381,8 @@ class WixClient(WixPort):
 
     def _send(self, site: SiteId, call: Call, identity: Mapping[str, str]) -> dict[str, Any]:
         """One call within the budget."""
-        self._budget.take(site, bulk=self._bulk)
+        self._take(site)
+        self.calls += 1
         status, headers, body = self._exchange(call, identity)
         try:
             return protocol.decode(status, headers, body, call.name)
@@ -359,6 +390,15 @@ class WixClient(WixPort):
             if status == httpx.codes.TOO_MANY_REQUESTS or exc.retry_after_s is not None:
                 exc.retry_after_s = self._budget.pause(site, exc.retry_after_s)
             raise
+
+    def _take(self, site: SiteId) -> None:
+        while True:
+            try:
+                self._budget.take(site, bulk=self._bulk)
+                return
+            except RetryableError as exc:
+                if self._wait is None or not self._wait(exc.retry_after_s or 0.0):
+                    raise
 
     def _exchange(self, call: Call, identity: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         give_up_at = self._now() + CALL_S

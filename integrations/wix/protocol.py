@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Any, Generic, TypeGuard, TypeVar
@@ -118,6 +119,12 @@ def get_app_instance() -> Call:
 def get_group(group: GroupId) -> Call:
     params = {"contentType": "PLAIN_TEXT"}
     return Call("getGroup", "groups", "GET", f"/groups/{_segment(group)}", params)
+
+
+def list_groups(offset: int) -> Call:
+    return Call(
+        "listGroups", "groups", "GET", "/groups", {**_page_params(offset), "contentType": "PLAIN_TEXT"}
+    )
 
 
 def list_group_members(group: GroupId, offset: int) -> Call:
@@ -248,11 +255,15 @@ def read_group(body: Mapping[str, Any], group: GroupId) -> Group:
     found = _object(body.get("group"))
     if not found:
         raise _wrong_shape("getGroup")
-    return Group(
-        id=group,
-        name=_text(found.get("name")) or _text(found.get("title")),
-        privacy=_text(found.get("privacyStatus")) or _text(found.get("privacyLevel")) or "UNKNOWN",
-    )
+    return _group(group, found)
+
+
+def read_groups(body: Mapping[str, Any]) -> Page[GroupId, Group]:
+    def read(row: dict[str, Any]) -> tuple[GroupId, Group] | None:
+        found = row.get("id")
+        return (GroupId(found), _group(GroupId(found), row)) if _is_id(found) else None
+
+    return _page(body, ("groups",), read)
 
 
 def read_memberships(body: Mapping[str, Any]) -> Page[GroupId, Membership]:
@@ -273,13 +284,14 @@ def read_group_members(body: Mapping[str, Any]) -> Page[MemberId, Membership]:
     return _page(body, ("members",), read)
 
 
-def read_join_requests(body: Mapping[str, Any]) -> Page[MemberId, str]:
-    """Who asked, with the status of the request, "" when Wix does not say."""
+def read_join_requests(body: Mapping[str, Any]) -> Page[MemberId, tuple[str, datetime | None]]:
+    """Who asked, with the status of the request and its date, "" and None when Wix does not say."""
 
-    def read(row: dict[str, Any]) -> tuple[MemberId, str] | None:
+    def read(row: dict[str, Any]) -> tuple[MemberId, tuple[str, datetime | None]] | None:
         member = _member_id(row)
         status = _text(row.get("status"))
-        return (member, {"CANCELLED": "CANCELED"}.get(status, status)) if member else None
+        said = {"CANCELLED": "CANCELED"}.get(status, status), parse_time(row.get("createdDate"))
+        return (member, said) if member else None
 
     return _page(body, ("joinGroupRequests",), read)
 
@@ -336,6 +348,13 @@ def read_subscriptions(body: Mapping[str, Any]) -> Page[str, Subscription]:
     return _page(body, ("subscriptions", "email_subscriptions", "emailSubscriptions"), read)
 
 
+def require_taken(body: Mapping[str, Any], name: str) -> None:
+    """The answer to a call that changes something: the thing under its name, or nothing at all (which is
+    UNVERIFIED, and harmless). Raises RetryableError for another object: nobody knows whose answer that is."""
+    if body and not isinstance(body.get(name), list | dict):
+        raise _wrong_shape(name)
+
+
 def stricter(one: Subscription, other: Subscription) -> Subscription:
     """What holds when Wix has two records of one address: whatever speaks against writing."""
     return Subscription(
@@ -387,9 +406,11 @@ def _page(
         raise _wrong_shape(names[0])
     rows = [found] if isinstance(found, dict) else found
     total = _object(body.get("metadata")).get("total")
-    items = (read(row) for row in rows if isinstance(row, dict))
+    items = tuple(item for row in rows if isinstance(row, dict) and (item := read(row)) is not None)
+    if rows and not items:
+        raise _wrong_shape(names[0])  # not an empty list: that would mean "nobody"
     return Page(
-        items=tuple(item for item in items if item is not None),
+        items=items,
         rows=len(rows),
         total=total if isinstance(total, int) else 0,
     )
@@ -429,6 +450,17 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
     return min(wait_s, LONGEST_RETRY_AFTER_S) if wait_s > 0 else None
+
+
+def _group(group: GroupId, row: dict[str, Any]) -> Group:
+    members = row.get("membersCount")
+    return Group(
+        id=group,
+        name=_text(row.get("name")) or _text(row.get("title")),
+        privacy=_text(row.get("privacyStatus")) or _text(row.get("privacyLevel")) or "UNKNOWN",
+        members=members if type(members) is int and 0 <= members < 2**31 else None,
+        created_at=parse_time(row.get("createdDate")),
+    )
 
 
 def _member_id(row: dict[str, Any]) -> MemberId | None:

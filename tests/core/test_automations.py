@@ -108,6 +108,7 @@ def test_what_is_set_is_kept():
         sites = ["s1"]
         after = "1d12h"
         once_per = "join"
+        max_age = "2h"
         answers.all = ["a"]
         answers.question = "Which"
         """).replace("\n", "\r\n")
@@ -127,6 +128,7 @@ def test_what_is_set_is_kept():
                 36 * 3600,
                 "join",
                 AnswerRule(all=("a",), question="Which"),
+                7200,
             ),
         ),
     )
@@ -260,12 +262,14 @@ def assert_names(problem: str, line: int, field: str, what: str, got: str) -> No
         ({'"od\\nd\\u2028"': "0xff"}, 6, "automation.od d ", "is not known here", "255"),
         ({"any": '["x"]'}, 6, "automation.any", "is not known here: it belongs below", '["x"]'),
         (
-            {"max_age": '"3d"'},
+            {"onboarding_without_consent": "true"},
             6,
-            "automation.max_age",
+            "automation.onboarding_without_consent",
             "is not known here: it belongs below [policy]",
-            '"3d"',
+            "true",
         ),
+        ({"max_age": "3"}, 6, "automation.max_age", "must be a length of time in quotes, such as", "3"),
+        ({"max_age": '"0s"'}, 6, "automation.max_age", "must be longer: no event would ever be", '"0s"'),
         (
             {"answers": '["x"]'},
             6,

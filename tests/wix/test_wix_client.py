@@ -33,7 +33,6 @@ from wix_stand_in import (
 from core.community import Answer, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
 from core.errors import ForbiddenError, IntegrationError, NotFoundError, PermanentError, RetryableError
 from integrations.wix.client import MAX_BODY_BYTES, WixClient
-from integrations.wix.protocol import UnauthorizedError
 
 YOGA = GroupId("5d0c3f0a-8f0e-4e0a-9b53-1f7a3a1e2c41")
 BEN = MemberId("22f7e6b3-4c8d-4e9f-8a12-b3c4d5e6f7a2")
@@ -62,7 +61,12 @@ BY_EXAMPLE: list[tuple[str, Callable[[WixClient], object], object]] = [
     ),
     ("listMemberships", lambda wix: wix.get_membership(SITE, YOGA, CHLOE), Membership("joined", "MEMBER")),
     ("listMemberships", lambda wix: wix.get_membership(SITE, GROUP, CHLOE), Membership("pending")),
-    ("queryJoinGroupRequests", lambda wix: list(wix.list_join_requests(SITE, GROUP)), [CHLOE]),
+    ("queryJoinGroupRequests", lambda wix: list(wix.list_join_requests(SITE, GROUP)), [(CHLOE, None)]),
+    (
+        "listGroups",
+        lambda wix: [(group.name, group.privacy, group.members) for group in wix.list_groups(SITE)],
+        [("Coaches", "SECRET", 3), ("Trail Runners", "PRIVATE", 17), ("Sunrise Yoga", "PUBLIC", 42)],
+    ),
     (
         "listAnswers",
         lambda wix: wix.list_answers(SITE, GROUP, [CHLOE]),
@@ -214,6 +218,7 @@ def test_an_app_that_is_shown_no_memberships_sees_newcomers_in_the_groups_own_li
         .on(MEMBERSHIPS, memberships())
         .on(GROUP_MEMBERS, group_members(*members))
         .on(JOIN_REQUESTS, join_requests(*asking))
+        .on(INSTANCE, example_answer("getAppInstance"))
     )
 
     assert a_client(wix).get_membership(SITE, GROUP, CHLOE).status == status
@@ -252,6 +257,7 @@ def test_without_memberships_the_groups_own_lists_say_where_a_member_stands(
         .on(MEMBERSHIPS, refusal)
         .on(GROUP_MEMBERS, group_members(*members))
         .on(JOIN_REQUESTS, join_requests(*asking))
+        .on(INSTANCE, example_answer("getAppInstance"))
     )
 
     assert a_client(wix).get_membership(SITE, GROUP, CHLOE).status == status
@@ -506,6 +512,29 @@ def test_other_refusals_of_a_decision_are_told():
         a_client(wix).approve_requests(SITE, GROUP, [CHLOE])
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda wix: wix.approve_requests(SITE, GROUP, [CHLOE]),
+        lambda wix: wix.reject_requests(SITE, GROUP, [CHLOE], "no"),
+        lambda wix: wix.unsubscribe(SITE, "chloe@example.com"),
+    ],
+)
+def test_an_object_that_answers_something_else_is_no_sign_that_wix_did_it(ask: Callable[[WixClient], object]):
+    with pytest.raises(RetryableError, match="another object"):
+        ask(a_client(WixStandIn().on(EVERYTHING, httpx.Response(200, json={"items": "x"}))))
+
+    ask(a_client(WixStandIn().on(EVERYTHING, httpx.Response(200, json={}))))
+
+
+@pytest.mark.parametrize("rows", [[0, None], [{"memberId": 7}], [{"groupId": ""}]])
+def test_a_list_in_which_no_row_can_be_read_is_not_an_empty_list(rows: list[object]):
+    wix = WixStandIn().on(MEMBERSHIPS, httpx.Response(200, json={"memberships": rows, "metadata": {}}))
+
+    with pytest.raises(RetryableError, match="another object"):
+        a_client(wix).get_membership(SITE, GROUP, CHLOE)
+
+
 def test_decisions_go_out_in_hundreds():
     wix = WixStandIn().on(APPROVE, example_answer("approveJoinGroupRequests"))
 
@@ -616,11 +645,22 @@ def test_a_second_identity_that_is_refused_too_is_forbidden(refusal: httpx.Respo
     assert KEY["api_key"] not in str(caught.value)
 
 
-def test_a_401_on_a_call_that_apps_may_make_is_no_reason_for_the_second_identity():
+def test_a_401_on_a_call_that_apps_may_make_is_no_reason_for_the_second_identity_nor_to_give_up():
     wix = WixStandIn().on(GET_GROUP, example_error("unauthorized.401"))
 
-    with pytest.raises(UnauthorizedError):
+    with pytest.raises(RetryableError, match="does not accept the tokens") as caught:
         a_client(wix, **KEY).get_group(SITE, YOGA)
+
+    assert not caught.value.counts
+
+
+def test_tokens_that_expire_at_once_do_not_make_answers_unreadable():
+    """Asked as the app alone, a 401 could mean "not for apps"; while no token is accepted anywhere it does not."""
+    refused = example_error("unauthorized.401")
+    wix = WixStandIn().on(ANSWERS, refused).on(INSTANCE, refused)
+
+    with pytest.raises(RetryableError, match="does not accept the tokens"):
+        a_client(wix).list_answers(SITE, GROUP, [CHLOE])
 
 
 # Budget and pauses
@@ -646,6 +686,30 @@ def test_bulk_calls_leave_room_for_live_ones_of_the_same_client():
         client.for_bulk().get_members(SITE, [MemberId(member) for member in ids(0, 1000)])
 
     assert len(client.get_members(SITE, [BEN])) == 1
+
+
+def test_bulk_work_that_can_wait_for_room_gets_through_and_knows_what_it_cost():
+    clock = Clock()
+
+    def wait(seconds: float) -> bool:
+        clock.now_s += seconds
+        return True
+
+    wix = WixStandIn().on(MEMBERS, answer_members)
+    client = a_client(wix, calls_per_minute=180, now=clock)
+    view = client.for_bulk(wait)
+
+    assert len(view.get_members(SITE, [MemberId(member) for member in ids(0, 1000)])) == 1000
+    assert (view.calls, client.for_bulk().calls) == (10, 0)
+    assert clock.now_s - Clock().now_s > 5, "without Redis a quarter of 180 a minute, after a burst of three"
+
+
+def test_bulk_work_that_may_not_wait_any_longer_is_told_so():
+    wix = WixStandIn().on(MEMBERS, answer_members)
+    view = a_client(wix, calls_per_minute=180).for_bulk(lambda seconds: seconds < 0.1)
+
+    with pytest.raises(RetryableError):
+        view.get_members(SITE, [MemberId(member) for member in ids(0, 1000)])
 
 
 @pytest.mark.parametrize(("headers", "least_s", "most_s"), [({"retry-after": "17"}, 17, 17), ({}, 0.5, 1)])

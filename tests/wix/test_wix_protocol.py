@@ -201,6 +201,7 @@ READERS = [
     protocol.read_memberships,
     protocol.read_group_members,
     protocol.read_join_requests,
+    protocol.read_groups,
     protocol.read_answers,
     protocol.read_members,
     protocol.read_subscriptions,
@@ -277,6 +278,14 @@ def test_a_group_is_read_by_its_old_names_too():
     assert (group.name, group.privacy) == ("Yoga", "SECRET")
 
 
+@pytest.mark.parametrize("count", [None, "17", -1, True, 1.5, 10**12])
+def test_a_count_of_members_that_is_none_is_not_known(count: object):
+    row = {"id": GROUP, "name": "Yoga", "membersCount": count, "createdDate": "yesterday"}
+    [(_, group)] = protocol.read_groups({"groups": [row]}).items
+
+    assert (group.members, group.created_at) == (None, None)
+
+
 def test_a_privacy_that_nobody_knows_yet_is_kept_and_none_is_unknown():
     assert protocol.read_group({"group": {"privacyStatus": "HIDDEN", "name": "x"}}, GROUP).privacy == "HIDDEN"
     assert protocol.read_group({"group": {"privacyStatus": None, "name": "x"}}, GROUP).privacy == "UNKNOWN"
@@ -344,7 +353,7 @@ def test_of_two_records_of_one_address_the_no_holds():
 def test_one_object_in_the_place_of_a_list_is_a_list_of_one():
     page = protocol.read_join_requests({"joinGroupRequests": {"memberId": "m1", "status": "CANCELLED"}})
 
-    assert page.items == ((MemberId("m1"), "CANCELED"),)
+    assert page.items == ((MemberId("m1"), ("CANCELED", None)),)
 
 
 def test_an_absent_list_is_empty_beside_metadata_and_else_a_wrong_answer():
