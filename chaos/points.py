@@ -14,6 +14,7 @@ import inspect
 import os
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,16 +65,13 @@ def lay(folder: Path, point: str, *, freeze: bool = False) -> Path:
     return file
 
 
-def wake(folder: Path) -> list[int]:
-    """Let everybody who froze go on; their process ids."""
-    found = []
+def wake(folder: Path, after_s: float) -> None:
+    """Let everybody go on who has been frozen for so long."""
     for note in folder.glob(f"{FROZEN}*"):
-        pid = int(note.name.removeprefix(FROZEN))
-        found.append(pid)
-        note.unlink()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-    return found
+        if time.time() - note.stat().st_mtime >= after_s:
+            note.unlink()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(note.name.removeprefix(FROZEN)), signal.SIGCONT)
 
 
 def _slug(point: str) -> str:

@@ -5,11 +5,13 @@ Each is a process of its own, since it starts servers whose libraries keep to on
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -124,16 +126,19 @@ def strike(
     chance = Random(seed)
     chosen = [point.name for point in points.POINTS if not only or point.name in only]
     folder = Path(tempfile.mkdtemp(prefix="usher-points-"))
-    with set_up(
-        kind,
-        seed=seed,
-        entry="chaos.points",
-        extra={points.FOLDER: str(folder), points.BROKEN: broken},
-        workers=2,
-        broker=broker,
-        community=crowd.community(PEOPLE_A_POINT * (len(chosen) * rounds + LATE_ROUNDS + 5)),
-        automations=crowd.AUTOMATIONS,
-    ) as stage:
+    with (
+        _wake_frozen(folder),
+        set_up(
+            kind,
+            seed=seed,
+            entry="chaos.points",
+            extra={points.FOLDER: str(folder), points.BROKEN: broken},
+            workers=2,
+            broker=broker,
+            community=crowd.community(PEOPLE_A_POINT * (len(chosen) * rounds + LATE_ROUNDS + 5)),
+            automations=crowd.AUTOMATIONS,
+        ) as stage,
+    ):
         stage.switch(webhook_copies=2, webhook_jitter_s=0.3)
         people = Crowd(stage, chance)
         ended: dict[str, list[float]] = defaultdict(list)
@@ -151,7 +156,6 @@ def strike(
                 ended[name].append(time.time())
         if frozen:
             _sleep_until(frozen_at + FREEZE_S)
-            points.wake(folder)
             for name in frozen:
                 ended[f"{name}: frozen"].append(time.time())
         for _ in range(LATE_ROUNDS):
@@ -167,6 +171,23 @@ def strike(
         verdict = _verdict(stage, people, ended, times)
     title = f"named points{' without a broker' if broker == CLOSED_PORT else ''}, {kind.kind}"
     return Outcome(title, seed, verdict, stage.folder, time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def _wake_frozen(folder: Path) -> Iterator[None]:
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(1.0):
+            points.wake(folder, FREEZE_S)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _come_to_rest(stage: Stage) -> None:
