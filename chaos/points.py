@@ -65,13 +65,14 @@ def lay(folder: Path, point: str, *, freeze: bool = False) -> Path:
     return file
 
 
-def wake(folder: Path, after_s: float) -> None:
-    """Let everybody go on who has been frozen for so long."""
+def wake(folder: Path, after_s: float) -> int:
+    """Let everybody go on who has been frozen for so long; how many still are."""
     for note in folder.glob(f"{FROZEN}*"):
         if time.time() - note.stat().st_mtime >= after_s:
             note.unlink()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(note.name.removeprefix(FROZEN)), signal.SIGCONT)
+    return sum(1 for _ in folder.glob(f"{FROZEN}*"))
 
 
 def _slug(point: str) -> str:
@@ -157,16 +158,21 @@ def _no_fence() -> None:
 
 
 def _early_answer() -> None:
-    """200 is answered before the commit."""
+    """200 is answered before the commit, which follows a moment later."""
     from integrations.store.inbox import Inbox
 
     real = Inbox.accept
 
+    async def commit(inbox: Inbox, event: Any) -> None:
+        await asyncio.sleep(0.05)
+        with contextlib.suppress(Exception):
+            await real(inbox, event)
+
     async def accept(self: Inbox, event: Any) -> bool:
-        task = asyncio.get_running_loop().create_task(real(self, event))
-        task.add_done_callback(lambda done: done.exception())
+        held.add(asyncio.get_running_loop().create_task(commit(self, event)))
         return True
 
+    held: set[asyncio.Task[None]] = set()
     Inbox.accept = accept  # type: ignore[method-assign]
 
 

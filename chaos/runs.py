@@ -5,13 +5,11 @@ Each is a process of its own, since it starts servers whose libraries keep to on
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,6 +25,8 @@ PAUSE_S = 0.3
 REST_WITHIN_S = 120.0
 FREEZE_S = 55.0
 """Longer than a lease (45 s), so that somebody else has the row when the frozen one wakes up."""
+AWAKE_S = 2.0
+"""For what somebody does who has just woken up."""
 PEOPLE_A_POINT, LATE_ROUNDS = 6, 10
 RULED = "asked, let in by a rule"
 CLOSED_PORT = "redis://127.0.0.1:1/0"
@@ -126,19 +126,16 @@ def strike(
     chance = Random(seed)
     chosen = [point.name for point in points.POINTS if not only or point.name in only]
     folder = Path(tempfile.mkdtemp(prefix="usher-points-"))
-    with (
-        _wake_frozen(folder),
-        set_up(
-            kind,
-            seed=seed,
-            entry="chaos.points",
-            extra={points.FOLDER: str(folder), points.BROKEN: broken},
-            workers=2,
-            broker=broker,
-            community=crowd.community(PEOPLE_A_POINT * (len(chosen) * rounds + LATE_ROUNDS + 5)),
-            automations=crowd.AUTOMATIONS,
-        ) as stage,
-    ):
+    with set_up(
+        kind,
+        seed=seed,
+        entry="chaos.points",
+        extra={points.FOLDER: str(folder), points.BROKEN: broken},
+        workers=2,
+        broker=broker,
+        community=crowd.community(PEOPLE_A_POINT * (len(chosen) * rounds + LATE_ROUNDS + 5)),
+        automations=crowd.AUTOMATIONS,
+    ) as stage:
         stage.switch(webhook_copies=2, webhook_jitter_s=0.3)
         people = Crowd(stage, chance)
         ended: dict[str, list[float]] = defaultdict(list)
@@ -154,10 +151,10 @@ def strike(
                 laid.append((name, points.lay(folder, name)))
                 people.act(PEOPLE_A_POINT, name, 1.0, RULED if name.startswith("decision") else "")
                 ended[name].append(time.time())
-        if frozen:
-            _sleep_until(frozen_at + FREEZE_S)
-            for name in frozen:
-                ended[f"{name}: frozen"].append(time.time())
+        while frozen and (points.wake(folder, FREEZE_S) or time.monotonic() < frozen_at + FREEZE_S):
+            time.sleep(0.5)
+        for name in frozen:
+            ended[f"{name}: frozen"].append(time.time())
         for _ in range(LATE_ROUNDS):
             if missed := [name for name, file in laid if file.exists()]:
                 people.act(PEOPLE_A_POINT, "afterwards", 1.0, RULED if "decision" in missed[0] else "")
@@ -165,29 +162,15 @@ def strike(
         for name, file in laid:
             times[name] += not file.exists()
             file.unlink(missing_ok=True)
+        while points.wake(folder, FREEZE_S):  # a token that was taken late
+            time.sleep(0.5)
+        time.sleep(AWAKE_S)
         for name in (*points.UNDECIDABLE, "letter: after the dot: frozen"):
             stage.killed += [(time.time(), "worker")] * times[name]
         _come_to_rest(stage)
         verdict = _verdict(stage, people, ended, times)
     title = f"named points{' without a broker' if broker == CLOSED_PORT else ''}, {kind.kind}"
     return Outcome(title, seed, verdict, stage.folder, time.monotonic() - began)
-
-
-@contextlib.contextmanager
-def _wake_frozen(folder: Path) -> Iterator[None]:
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(1.0):
-            points.wake(folder, FREEZE_S)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def _come_to_rest(stage: Stage) -> None:
