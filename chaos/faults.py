@@ -160,6 +160,12 @@ FAULTS = (
     Fault("web: killed", _signal("web"), times=2),
     Fault("web: SIGTERM under load", _signal("web", number=SOFT)),
     Fault("beat: killed", _signal("beat"), times=2),
+    Fault(
+        "a second worker and a second beat",
+        lambda stage, _random: stage.start_twins(),
+        lambda stage, _random: stage.end_twins(),
+        5.0,
+    ),
     Fault("everything killed at once", _kill_everything, _start_valkey),
     Fault(
         "worker frozen, then killed",

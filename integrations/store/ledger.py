@@ -155,14 +155,17 @@ class Ledger:
         self._end(letter, "skipped", reason)
 
     def fail(self, letter: ClaimedLetter, reason: str) -> None:
-        self._end(letter, "failed", reason)
+        """It never went out, so the mark is void: another letter of the job to this address may try."""
+        self._end(letter, "failed", reason, marked=False)
 
     def doubt(self, letter: ClaimedLetter, reason: str) -> None:
         self._end(letter, "in_doubt", reason)
 
-    def _end(self, letter: ClaimedLetter, state: str, reason: str) -> None:
+    def _end(self, letter: ClaimedLetter, state: str, reason: str, **values: Any) -> None:
         with self._database.begin() as tx:
-            settle(tx, messages, letter.row, state=state, reason=reason, attempts=letter.attempts + 1)
+            settle(
+                tx, messages, letter.row, state=state, reason=reason, attempts=letter.attempts + 1, **values
+            )
 
     def defer(self, letter: ClaimedLetter, *, delay_s: float, reason: str, counts: bool = True) -> None:
         with self._database.begin() as tx:
@@ -317,6 +320,8 @@ def suppression_subjects(member: MemberId, address_hash: str) -> list[str]:
 def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequence[PlannedLetter]) -> None:
     """Write each letter once for its key. One that was only ever skipped may be planned anew: nobody got it."""
     for letter in letters:
+        # One that was released and then stopped still waits: its first process may only be frozen.
+        later = sa.case((messages.c.due_at > letter.due_at, messages.c.due_at), else_=letter.due_at)
         values = {
             "group_id": letter.group,
             "member": letter.member,
@@ -345,7 +350,7 @@ def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequ
             .values(id=uuid.uuid4().hex, site=site, key=letter.key, created_at=tx.now, **values)
             .on_conflict_do_update(
                 index_elements=[messages.c.site, messages.c.key],
-                set_=values,
+                set_=values | {"due_at": later, "next_at": later},
                 where=messages.c.state == "skipped",
             )
         )
