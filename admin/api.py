@@ -132,7 +132,7 @@ class _TokenOnly:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             challenge = "Bearer"
-        elif hmac.compare_digest(given.strip().encode("latin-1"), self._token):
+        elif hmac.compare_digest(given.strip(" \t").encode("latin-1"), self._token):
             return None
         else:
             challenge = 'Bearer error="invalid_token"'

@@ -145,8 +145,9 @@ def serve_beat() -> None:
     with open_services(checked) as (services, heartbeats):
 
         def end(*_: object) -> None:
-            stop.set()
             _end_soon("beat.cut_short", functools.partial(_cut_short, services))
+            # Not here: the thread that a handler interrupts may be about to wait, with the event's lock in its hand.
+            threading.Thread(target=stop.set, daemon=True).start()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)

@@ -160,7 +160,7 @@ def needs_more(page: Sequence[datetime | None], since: datetime) -> bool:
     order says nothing about the next.
     """
     dates = [date for date in page if date is not None]
-    in_order = all(earlier >= later for earlier, later in pairwise(dates))
+    in_order = all(earlier >= later for earlier, later in pairwise(dates)) and len(set(dates)) > 1
     return not in_order or all(date > since for date in dates)
 
 
@@ -192,6 +192,7 @@ def next_since(watch_since: datetime, now: datetime, *, paged: bool, found: Coll
     A list that changes while it is read page by page may pass over a row. So when more than one page was needed
     and old joins were found, the same is read once more.
     """
+    watch_since = min(watch_since, now)
     since = max(watch_since, now - GRACE - LOOK_BACK)
     return watch_since if paged and any(joined_at <= since for joined_at in found) else since
 
@@ -209,7 +210,11 @@ def see_requests(
         if missing is None or now - missing < FORGOTTEN_AFTER:
             requests[member] = replace(request, missing=missing)
     for member, asked_at in listed.items():
-        if member not in requests:
+        known = requests.get(member)
+        again = asked_at and watch.looked_at and asked_at > watch.looked_at
+        if known is not None and known.seen is None and again:
+            requests[member] = Request(asked_at, asked_at)  # declined meanwhile, and asked once more
+        if known is None:
             # Who waits at the first look is known, and so is who has waited since before.
             if watch.looked_at is None or (asked_at and watch.since and asked_at <= watch.since):
                 requests[member] = Request()

@@ -28,6 +28,7 @@ from sandbox.sender import Keys
 from sandbox.switches import SwitchError, Switches, patched
 
 ENV_FILE_HEAD = "# Written by the sandbox at its start"
+ENV_FILE_END = "# --- your own lines below this one are kept ---"
 
 log = logging.getLogger("sandbox")
 
@@ -167,12 +168,19 @@ def _enough_to_send(webhook_url: str) -> dict[str, str]:
 
 
 def _write_env_file(path: Path, settings: dict[str, str]) -> None:
-    """`InputError` rather than overwriting a file somebody else wrote."""
-    if path.exists() and not path.read_text(encoding="utf-8").startswith(ENV_FILE_HEAD):
-        raise InputError(f"--env-file: {path} was not written by the sandbox and is left alone")
-    lines = [f'{name}="{value}"'.replace("\n", "\\n") for name, value in settings.items()]
+    """Our settings, and below them the lines that somebody added to our file, which count when they name the same.
+
+    `InputError` rather than changing a file that somebody else began.
+    """
+    theirs: list[str] = []
+    if path.exists():
+        head, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+        if head != ENV_FILE_HEAD:
+            raise InputError(f"--env-file: {path} was not written by the sandbox and is left alone")
+        theirs = lines[lines.index(ENV_FILE_END) + 1 :] if ENV_FILE_END in lines else []
+    ours = [f'{name}="{value}"'.replace("\n", "\\n") for name, value in settings.items()]
     path.touch(mode=0o600)
-    path.write_text("\n".join([ENV_FILE_HEAD, *lines, ""]), encoding="utf-8")
+    path.write_text("\n".join([ENV_FILE_HEAD, *ours, ENV_FILE_END, *theirs, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

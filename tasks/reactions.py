@@ -185,6 +185,9 @@ def _which_join(event: Event, place: _Place, services: Services) -> datetime:
         listed = services.wix.get_joined_at(event.site, place.group.id, place.member)
         if listed.joined_at is not None:
             return listed.joined_at
+        age_s = (services.now() - event.occurred_at).total_seconds()
+        if listed.status != "joined" and age_s < services.settle_s:
+            raise NotYetError("Wix does not show yet when they joined", age_s)
     return place.at
 
 

@@ -32,6 +32,7 @@ from core.reconciliation import (
     GROUPS,
     JOIN_TYPES,
     MEMBERS,
+    QUIET_S,
     REQUESTS,
     SITE_S,
     Rearranged,
@@ -254,7 +255,7 @@ def _look_at_members(claimed: ClaimedWatch, wix: WixPort, services: Services) ->
         replace(watch, since=moved, looked_at=now),
         counts,
         found=_events_of(watch, unknown, services),
-        next_s=max(SITE_S, min(again)) if again else None,
+        next_s=max(SITE_S, min(again)) if again and min(again) < QUIET_S else None,
     )
 
 

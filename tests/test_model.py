@@ -7,6 +7,7 @@ apart from that what reached the mail server and what people were promised.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -111,7 +112,7 @@ class Row:
     taken: int = 0
     released: int = 0
     unanswered: bool = False
-    due_at: datetime | None = None
+    event: str = ""
 
     def end(self, state: str) -> None:
         self.state, self.hold, self.crashes = state, None, 0
@@ -260,6 +261,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.acknowledged: set[Key] = set()
         self.stopped: set[tuple[str, str, str]] = set()  # site, subject, scope
         self.erased: set[tuple[str, str]] = set()
+        self.removed_at: dict[str, datetime] = {}
         self.rests_until: dict[str, datetime] = {}
 
     def start(self) -> Process:
@@ -423,6 +425,8 @@ class StoreMachine(RuleBasedStateMachine):
             row = hold.row
             if not row.marked:
                 row.state, row.hold, row.next_at = WAITING[row.table][0], None, self.clock()
+            elif row.state == "sending":
+                row.state = "in_doubt"
 
     def free_hands(self, process: Process, table: str) -> None:
         """A turn is over. What could not be written during it, with the database away, is nobody's now, though the
@@ -531,11 +535,15 @@ class StoreMachine(RuleBasedStateMachine):
         if not self.write(hold, "finish", effects):
             return
         hold.row.end("ignored" if what == "ignore" else "done")
+        told_at = hold.claimed.event.occurred_at
+        is_news = what != "remove" or told_at >= self.removed_at.get(site, told_at)
+        if what == "remove" and is_news:
+            self.removed_at[site] = told_at
         for row in self.of(site, "messages"):
             mine = row.member == member
             lost_ground = {
                 "stop": mine and row.automation == "welcome",
-                "remove": True,
+                "remove": is_news,
                 "forget": mine,
             }.get(what, False)
             if lost_ground and row.state in WAITING["messages"]:
@@ -548,14 +556,21 @@ class StoreMachine(RuleBasedStateMachine):
             for row in self.of(site, "outbox"):
                 if row.member == member and row.state == "planned":
                     row.state, row.hold = "void", None
+        before: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for row in self.of(site, "messages"):
+            if row.event == hold.row.key and row.state != "skipped":
+                before[str(row.member), row.automation].add(row.key)
         for letter in planned:
+            # One event is one letter of an automation, also when it is worked off again and says something else.
+            if letter.key not in before.get((letter.member, letter.automation), {letter.key}):
+                continue
             row = self.rows["messages"].setdefault(
                 (site, letter.key), Row("messages", site, letter.key, "skipped", now)
             )
-            if row.state == "skipped":
-                row.due_at = max(letter.due_at, row.due_at or letter.due_at)
+            if row.state == "skipped" and not row.released:
+                row.event = hold.row.key
                 row.state = "skipped" if letter.reason else "planned"
-                row.member, row.automation, row.next_at = letter.member, letter.automation, row.due_at
+                row.member, row.automation, row.next_at = letter.member, letter.automation, letter.due_at
                 row.crashes, row.hold, row.marked, row.address = 0, None, False, None
         for call in effects.calls:
             self.rows["outbox"].setdefault(
@@ -745,19 +760,22 @@ class StoreMachine(RuleBasedStateMachine):
         keys = sorted(letters, key=lambda key: (letters[key].state != "in_doubt", key))
         key = keys[pick % len(keys)]
         row, id_, message_id = letters[key], self.id_of(*key), f"<{key[0]}/{key[1]}>"
-        if row.state != "in_doubt":
+        waits = row.released > 0 and row.state in WAITING["messages"]
+        if row.state != "in_doubt" and not waits:
             before = self.everything()
             for decision in (self.ledger.release, self.ledger.give_up):
                 with pytest.raises(WrongStateError):
                     decision(id_)
             assert self.ledger.found_accepted([message_id]) == 0
             assert self.everything() == before, "refused, and done all the same"
+        elif how == "release" and waits:
+            with pytest.raises(WrongStateError):
+                self.ledger.release(id_)
         elif how == "release":
             self.release(row)
         elif how == "give up":
             self.ledger.give_up(id_)
-            row.end("failed")
-            row.unanswered = False
+            row.state, row.crashes, row.unanswered = "failed", 0, False
         elif row.taken:
             assert self.ledger.found_accepted(["<of somebody else>", message_id]) == 1
             row.state, row.hold, row.unanswered = "sent", None, False
@@ -767,8 +785,7 @@ class StoreMachine(RuleBasedStateMachine):
         now = self.clock()
         self.ledger.release(self.id_of(row.site, row.key))
         row.next_at = now if row.hold is None else max(now, row.next_at + MAY_STILL_COME)
-        row.end("planned")
-        row.marked, row.unanswered, row.due_at = False, False, row.next_at
+        row.state, row.crashes, row.marked, row.unanswered = "planned", 0, False, False
         row.released += 1
 
     def id_of(self, site: str, key: str) -> str:

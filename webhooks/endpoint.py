@@ -95,7 +95,7 @@ class Door:
             body = await read_body(request, MAX_BODY_BYTES, self._body_timeout_s)
             event = self._verifier.verify(body, datetime.now(UTC))
         except WebhookError as exc:
-            log.warning("webhook.rejected", extra={"reason": type(exc).__name__})
+            log.warning("webhook.rejected", extra={"reason": _outcome_of(exc)})
             return _outcome_of(exc), _refusal(exc)
         except ClientDisconnect:
             log.info("webhook.disconnected")

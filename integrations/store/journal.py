@@ -22,7 +22,7 @@ from integrations.store.database import Database, Transaction
 from integrations.store.ledger import plan_letters, stop_letters
 from integrations.store.outbox import owe_calls
 from integrations.store.sites import note_site
-from integrations.store.suppressions import forget_member
+from integrations.store.suppressions import blank_if_forgotten, forget_member
 from integrations.store.tables import events
 from integrations.store.work import (
     LEASE_S,
@@ -31,6 +31,7 @@ from integrations.store.work import (
     any_due,
     claim,
     count_by_state,
+    equals,
     give_back,
     let_go,
     page,
@@ -99,11 +100,13 @@ class Journal:
         event = claimed.event
         with self._database.begin() as tx:
             _settle(tx, claimed, "ignored" if effects.ignored else "done", effects.ignored, effects.member)
-            note_site(tx, event.site, event.occurred_at, effects.site_state)
-            for stop in effects.stop:
+            news = note_site(tx, event.site, event.occurred_at, effects.site_state)
+            for stop in effects.stop if news else ():
                 stop_letters(tx, event.site, stop)
             if effects.forget:
                 forget_member(tx, event.site, effects.forget)
+            if effects.member:
+                blank_if_forgotten(tx, event.site, event.id, effects.member)
             plan_letters(tx, event.site, event.id, effects.letters)
             owe_calls(tx, event.site, event.id, effects.calls)
 
@@ -121,7 +124,7 @@ class Journal:
     def bury(self, claimed: ClaimedEvent, error: str) -> None:
         """Set aside as dead: again cannot help."""
         with self._database.begin() as tx:
-            _settle(tx, claimed, "dead", error)
+            _settle(tx, claimed, "dead", error, claimed.row.member)
 
     def give_back(self, claimed: Sequence[ClaimedEvent]) -> None:
         with self._database.begin() as tx:
@@ -146,12 +149,19 @@ class Journal:
         where = [events.c.id == id, *([] if site is None else [events.c.site == site])]
         with self._database.begin() as tx:
             found = list(
-                tx.execute(sa.select(events.c.site, events.c.state).where(*where).with_for_update().limit(2))
+                tx.execute(
+                    sa.select(events.c.site, events.c.state, events.c.erasure)
+                    .where(*where)
+                    .with_for_update()
+                    .limit(2)
+                )
             )
             if not found:
                 raise NotThereError(f"there is no event {id}")
             if len(found) > 1:
                 raise WrongStateError("several sites have an event of this id: name the site")
+            if found[0].erasure:
+                raise WrongStateError("an erasure keeps nothing that could be worked off again")
             if found[0].state == "received":
                 raise WrongStateError("the event is received, so it is worked off anyway")
             return tx.execute(
@@ -181,7 +191,7 @@ class Journal:
     ) -> list[sa.Row[Any]]:
         """Newest first, without payloads; `after` is `received_at`, `site` and `id` of the last row seen."""
         wanted = {"id": id, "site": site, "type": type, "state": state}
-        where = [events.c[name] == value for name, value in wanted.items() if value is not None]
+        where = equals(events, wanted)
         with self._database.read() as tx:
             return page(tx, events, events.c.received_at, where, limit=limit, after=after)
 

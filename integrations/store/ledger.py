@@ -7,6 +7,7 @@ a worker that died: `marked` says whether the final dot was about to go out, and
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from core.community import GroupId, MemberId, SiteId
 from core.consent import Purpose
 from core.errors import LostLeaseError, NotThereError, WithdrawnError, WrongStateError
-from core.letters import PlannedLetter, StopLetters
+from core.letters import PlannedLetter, StopLetters, letter_key
 from integrations.store.database import Database, Transaction
 from integrations.store.tables import messages, suppressions
 from integrations.store.work import (
@@ -27,6 +28,7 @@ from integrations.store.work import (
     Hand,
     any_due,
     claim,
+    equals,
     give_back,
     let_go,
     page,
@@ -37,6 +39,8 @@ from integrations.store.work import (
 _WAITING = ("planned", "deferred")
 _STALE_AFTER = timedelta(seconds=60)
 """A letter that waited longer than this is looked at again: the person may have left meanwhile."""
+_RELEASED = "released while in doubt"
+"""In place of a reply: perhaps somebody has this letter, so it is never planned anew."""
 MAY_STILL_COME = timedelta(minutes=15)
 """How long after its lease a process that froze between mark and dot may wake up and send the dot after all: as
 long as the mail server keeps a connection that says nothing (Postfix: 300 s)."""
@@ -185,10 +189,16 @@ class Ledger:
             give_back(tx, messages, [item.row for item in claimed], state="planned")
 
     def let_go(self) -> None:
-        """This process ends in the middle of its work. It keeps a letter whose final dot may be out."""
-        held = messages.c.state == "sending", ~messages.c.marked
+        """This process ends in the middle of its work. A letter whose final dot may be out is in doubt from now on."""
+        sending = messages.c.state == "sending"
         with self._database.begin() as tx:
-            let_go(tx, messages, *held, lease=self._hand.lease, state="planned")
+            let_go(tx, messages, sending, ~messages.c.marked, lease=self._hand.lease, state="planned")
+            # The lease stays: the answer may come in this very moment.
+            tx.execute(
+                sa.update(messages)
+                .where(sending, messages.c.marked, messages.c.lease == (self._hand.lease or ""))
+                .values(state="in_doubt", reason="the worker was ended before the mail server had answered")
+            )
 
     def renew(self) -> None:
         """Keep what this process holds."""
@@ -215,24 +225,32 @@ class Ledger:
                 marked=False,
                 look_again=True,
                 reason=waits if at > tx.now else None,
+                reply=_RELEASED,
                 next_at=at,
                 due_at=at,
             )
 
     def give_up(self, id: str) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
-        """Never send a letter in doubt again; returns its row as it is now. Raises NotThereError, WrongStateError."""
+        """Never send a letter in doubt, or one that was released and still waits; returns its row as it is now.
+
+        Raises NotThereError, WrongStateError.
+        """
         with self._database.begin() as tx:
-            self._in_doubt(tx, id)
+            self._in_doubt(tx, id, or_released=True)
             return self._decide(
                 tx, id, state="failed", reason="given up: nobody knows whether the mail server has it"
             )
 
     def found_accepted(self, message_ids: Collection[str]) -> int:
-        """The mail server has these letters, by its own records; returns how many of them were in doubt."""
+        """The mail server has these letters, by its own records; returns how many of them were in doubt, or had been
+        released and still waited."""
         with self._database.begin() as tx:
             settled = tx.execute(
                 sa.update(messages)
-                .where(messages.c.state == "in_doubt", messages.c.message_id.in_(message_ids))
+                .where(
+                    sa.or_(messages.c.state == "in_doubt", _is_released()),
+                    messages.c.message_id.in_(message_ids),
+                )
                 .values(
                     state="sent",
                     lease=None,
@@ -243,16 +261,18 @@ class Ledger:
             )
             return settled.rowcount
 
-    def _in_doubt(self, tx: Transaction, id: str) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
+    def _in_doubt(self, tx: Transaction, id: str, *, or_released: bool = False) -> sa.Row[Any]:  # noqa: A002
         row = tx.execute(sa.select(messages).where(messages.c.id == id).with_for_update()).first()
         if row is None:
             raise NotThereError(f"there is no letter {id}")
-        if row.state != "in_doubt":
+        released = or_released and row.state in _WAITING and row.reply == _RELEASED
+        if row.state != "in_doubt" and not released:
             raise WrongStateError(f"the letter is {row.state}, not in doubt")
         return row
 
     def _decide(self, tx: Transaction, id: str, **values: Any) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
-        decided = sa.update(messages).where(messages.c.id == id).values(lease=None, crashes=0, **values)
+        # The lease stays: its holder may wake up with the mail server's answer, which says more than any decision.
+        decided = sa.update(messages).where(messages.c.id == id).values(crashes=0, **values)
         return tx.execute(decided.returning(messages)).one()
 
     def page(
@@ -278,7 +298,7 @@ class Ledger:
             "automation": automation,
             "state": state,
         }
-        where = [messages.c[name] == value for name, value in wanted.items() if value is not None]
+        where = equals(messages, wanted)
         with self._database.read() as tx:
             return page(tx, messages, messages.c.created_at, where, limit=limit, after=after)
 
@@ -289,6 +309,10 @@ class Ledger:
             query = query.where(messages.c.site == site)
         with self._database.read() as tx:
             return list(tx.execute(query))
+
+
+def _is_released() -> sa.ColumnElement[bool]:
+    return sa.and_(messages.c.state.in_(_WAITING), messages.c.reply == _RELEASED)
 
 
 def may_go_at(row: sa.Row[Any], now: datetime) -> datetime:
@@ -319,9 +343,10 @@ def suppression_subjects(member: MemberId, address_hash: str) -> list[str]:
 
 def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequence[PlannedLetter]) -> None:
     """Write each letter once for its key. One that was only ever skipped may be planned anew: nobody got it."""
+    before = _planned_before(tx, site, event, letters)
     for letter in letters:
-        # One that was released and then stopped still waits: its first process may only be frozen.
-        later = sa.case((messages.c.due_at > letter.due_at, messages.c.due_at), else_=letter.due_at)
+        if letter.key not in before.get((letter.member, letter.automation), {letter.key}):
+            continue
         values = {
             "group_id": letter.group,
             "member": letter.member,
@@ -350,10 +375,37 @@ def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequ
             .values(id=uuid.uuid4().hex, site=site, key=letter.key, created_at=tx.now, **values)
             .on_conflict_do_update(
                 index_elements=[messages.c.site, messages.c.key],
-                set_=values | {"due_at": later, "next_at": later},
-                where=messages.c.state == "skipped",
+                set_=values,
+                where=sa.and_(
+                    messages.c.state == "skipped", sa.func.coalesce(messages.c.reply, "") != _RELEASED
+                ),
             )
         )
+
+
+def _planned_before(
+    tx: Transaction, site: SiteId, event: str | None, letters: Sequence[PlannedLetter]
+) -> dict[tuple[str, str], set[str]]:
+    """What this event has led to before, by member and automation: the keys. A replay, or a second attempt, may be told
+    another date of joining by Wix, and so arrive at another key."""
+    dated = [
+        letter
+        for letter in letters
+        if letter.key != letter_key(letter.group, letter.member, letter.automation)
+    ]
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    if dated and event is not None:
+        rows = tx.execute(
+            sa.select(messages.c.member, messages.c.automation, messages.c.key).where(
+                messages.c.site == site,
+                messages.c.member.in_({letter.member for letter in dated}),
+                messages.c.event == event,
+                messages.c.state != "skipped",
+            )
+        )
+        for row in rows:
+            found[row.member, row.automation].add(row.key)
+    return found
 
 
 def stop_letters(tx: Transaction, site: SiteId, stop: StopLetters) -> None:

@@ -37,12 +37,12 @@ class Sites:
             )
 
 
-def note_site(tx: Transaction, site: SiteId, at: datetime, state: str | None) -> None:
+def note_site(tx: Transaction, site: SiteId, at: datetime, state: str | None) -> bool:
     """Every event makes its site known; only an installation or a removal changes its state, the newer one."""
     insert = tx.insert(sites).values(site=site, state=state or "active", changed_at=at if state else _EPOCH)
     if state is None:
         tx.execute(insert.on_conflict_do_nothing())
-        return
+        return True
     changed = tx.execute(
         insert.on_conflict_do_update(
             index_elements=[sites.c.site],
@@ -56,3 +56,4 @@ def note_site(tx: Transaction, site: SiteId, at: datetime, state: str | None) ->
         tx.execute(
             sa.delete(watches).where(watches.c.site == site, sa.true() if state == "removed" else before)
         )
+    return changed is not None

@@ -72,6 +72,18 @@ def forget_member(tx: Transaction, site: SiteId, member: MemberId) -> None:
     _suppress(tx, site, f"member:{member}", "all", FORGOTTEN)
 
 
+def blank_if_forgotten(tx: Transaction, site: SiteId, event: str, member: MemberId) -> None:
+    """An event that waited while its person was forgotten keeps nothing of them either."""
+    forgotten = sa.exists().where(
+        suppressions.c.site == site,
+        suppressions.c.subject == f"member:{member}",
+        suppressions.c.scope == "all",
+    )
+    tx.execute(
+        sa.update(events).where(events.c.site == site, events.c.id == event, forgotten).values(payload="{}")
+    )
+
+
 def _suppress(tx: Transaction, site: SiteId, subject: str, scope: str, reason: str) -> None:
     tx.execute(
         tx.insert(suppressions)

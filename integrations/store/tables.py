@@ -82,6 +82,14 @@ events = sa.Table(
     sa.Index("ix_events_received", "site", "received_at"),
     sa.Index("ix_events_page", "received_at", "site", "id"),
     sa.Index(
+        "ix_events_dead",
+        "received_at",
+        "site",
+        "id",
+        sqlite_where=sa.text("state = 'dead'"),
+        postgresql_where=sa.text("state = 'dead'"),
+    ),
+    sa.Index(
         "ix_events_due",
         "next_at",
         sqlite_where=sa.text("state = 'received'"),
@@ -118,6 +126,13 @@ messages = sa.Table(
     sa.UniqueConstraint("site", "key"),
     sa.Index("ix_messages_member", "site", "member"),
     sa.Index("ix_messages_page", "created_at", "id"),
+    sa.Index(
+        "ix_messages_doubt",
+        "created_at",
+        "id",
+        sqlite_where=sa.text("state = 'in_doubt'"),
+        postgresql_where=sa.text("state = 'in_doubt'"),
+    ),
     sa.Index(
         "ix_messages_due",
         "next_at",

@@ -8,7 +8,7 @@ due again was left by one that died.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -150,6 +150,16 @@ def renew(
         )
         .values(next_at=until)
     )
+
+
+def equals(table: sa.Table, wanted: Mapping[str, object]) -> list[sa.ColumnElement[bool]]:
+    """A condition for each value that is not None. The state stands in the statement itself: SQLite takes a partial
+    index only when it can see that it fits."""
+    return [
+        table.c[name] == sa.literal(value, table.c[name].type, literal_execute=name == "state")
+        for name, value in wanted.items()
+        if value is not None
+    ]
 
 
 def page(

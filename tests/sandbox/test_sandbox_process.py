@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from sandbox import __main__ as sandbox_main
+
 ROOT = Path(__file__).parent.parent.parent
 ANY_PORTS = ["--port", "0", "--smtp-port", "0"]
 
@@ -68,7 +70,7 @@ def test_it_says_where_it_is_works_there_and_ends_when_told(
     assert (running.returncode, rest) == (0, "")
     assert "Traceback" not in logs
     lines = env_file.read_text(encoding="utf-8").splitlines()
-    written = dict(line.split("=", 1) for line in lines[1:])
+    written = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
     assert written["WIX_API_URL"] == f'"{ready["url"]}"'
     assert written["WIX_PUBLIC_KEY"].strip('"').replace("\\n", "\n") == ready["WIX_PUBLIC_KEY"]
     assert env_file.stat().st_mode & 0o077 == 0
@@ -100,6 +102,20 @@ def test_a_taken_port_is_told_and_nothing_is_started() -> None:
 )
 def test_a_bad_option_is_told_and_nothing_is_started(arguments: list[str], complaint: str) -> None:
     assert complaint in refusal(*arguments)
+
+
+def test_lines_that_somebody_added_to_its_file_outlive_a_restart(env_file: Path) -> None:
+    first = sandbox_main._write_env_file
+    first(env_file, {"WIX_APP_ID": "1"})
+    with env_file.open("a", encoding="utf-8") as file:
+        file.write("ADMIN_TOKEN=mine\n")
+
+    first(env_file, {"WIX_APP_ID": "2"})
+
+    lines = env_file.read_text(encoding="utf-8").splitlines()
+    assert lines[-1] == "ADMIN_TOKEN=mine"
+    assert 'WIX_APP_ID="2"' in lines
+    assert 'WIX_APP_ID="1"' not in lines
 
 
 def test_settings_somebody_else_wrote_are_left_alone(env_file: Path) -> None:

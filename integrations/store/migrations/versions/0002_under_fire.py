@@ -17,6 +17,22 @@ def upgrade() -> None:
     op.create_index("ix_events_page", "events", ["received_at", "site", "id"], unique=False)
     op.create_index("ix_messages_page", "messages", ["created_at", "id"], unique=False)
     op.create_index(
+        "ix_events_dead",
+        "events",
+        ["received_at", "site", "id"],
+        unique=False,
+        sqlite_where=sa.text("state = 'dead'"),
+        postgresql_where=sa.text("state = 'dead'"),
+    )
+    op.create_index(
+        "ix_messages_doubt",
+        "messages",
+        ["created_at", "id"],
+        unique=False,
+        sqlite_where=sa.text("state = 'in_doubt'"),
+        postgresql_where=sa.text("state = 'in_doubt'"),
+    )
+    op.create_index(
         "uq_messages_job_address",
         "messages",
         ["site", "job", "address_hash"],
