@@ -88,6 +88,22 @@ def test_three_releases_at_once_make_the_tables_once(
     assert "cannot be prepared" not in said[0]
 
 
+def test_a_new_file_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    """SQLite answers "locked" at once, whatever the timeout, to whoever would switch such a file to WAL."""
+    path = tmp_path / "new.db"
+    with (
+        contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other,
+        contextlib.closing(Database(f"sqlite:///{path}", timeout_s=30.0)) as database,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        ending = threading.Timer(0.3, other.execute, ["COMMIT"])
+        ending.start()
+        try:
+            assert database.migrate()
+        finally:
+            ending.join()
+
+
 def test_postgresql_speaks_utc_whatever_its_own_time_zone(postgres_url: str) -> None:
     url = sa.make_url(postgres_url).update_query_dict({"options": "-c timezone=Asia/Tokyo"})
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -232,7 +234,7 @@ def _sqlite_engine(url: sa.URL, timeout_s: float, *, connections: int, begin: st
         connect_args={"timeout": timeout_s, "check_same_thread": False},
         hide_parameters=True,
     )
-    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, timeout_s))
     sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine
 
@@ -248,12 +250,21 @@ def _head() -> str:
     return head or ""
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions are begun below, not by the driver's guess
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+def _prepare_sqlite(connection: sqlite3.Connection, timeout_s: float) -> None:
+    connection.isolation_level = None  # transactions are begun elsewhere, not by the driver's guess
+    ends_at = time.monotonic() + timeout_s
+    with contextlib.closing(connection.cursor()) as cursor:
+        while True:
+            try:
+                cursor.execute("PRAGMA journal_mode=WAL")
+                break
+            except sqlite3.OperationalError as exc:
+                # One connection alone switches a new file over, and SQLite does not let the others wait for it.
+                if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= ends_at:
+                    raise
+                time.sleep(0.02)
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
 
 
 def _is_hopeless(exc: BaseException | None) -> bool:
