@@ -19,6 +19,7 @@ from admin.api import admin_api
 from config.settings import Settings
 from core.errors import JournalUnavailableError
 from integrations.email.unsubscribe import UnsubscribeClaim, UnsubscribeTokens
+from integrations.shared import open_redis
 from integrations.store.database import Database, open_database
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.inbox import Inbox
@@ -27,7 +28,6 @@ from integrations.store.ledger import Ledger
 from integrations.store.suppressions import Suppressions
 from integrations.store.tables import events, messages, outbox, watches
 from integrations.store.work import count_by_state
-from integrations.wix.shared import open_redis
 from tasks.app import create_app as create_celery_app
 from tasks.app import ring
 from tasks.doorbell import Doorbell

@@ -24,8 +24,10 @@ from core.community import MemberId, SiteId
 from core.consent import Purpose
 from core.errors import ConfigError, JournalUnavailableError, PermanentError
 from integrations.email.render import Renderer
-from integrations.email.transport import mail_from_url, parse_email_url
+from integrations.email.transport import mail_from_url
 from integrations.email.unsubscribe import UnsubscribeClaim, UnsubscribeTokens, hash_address
+from integrations.email.url import parse_email_url
+from integrations.shared import open_redis
 from integrations.store.database import Database, parse_database_url
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.journal import Journal
@@ -35,7 +37,6 @@ from integrations.store.sites import Sites
 from integrations.store.suppressions import Suppressions
 from integrations.store.watches import Watches
 from integrations.wix.client import WixClient
-from integrations.wix.shared import open_redis
 from tasks.routes import ROUTES
 from tasks.services import Services
 from tasks.writing import Letterhead, Reader, write_letter

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from admin.processes import check_settings, end_with_parent, find_port, keep_beating, open_services
 from config.logging import set_up_logging
-from integrations.email.transport import parse_email_url
+from integrations.email.url import parse_email_url
 from integrations.store.database import open_database
 from tasks.services import Services
 

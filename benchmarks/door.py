@@ -40,7 +40,7 @@ from benchmarks.tools import (
     workshop,
 )
 from config.settings import socket_path
-from integrations.wix.shared import open_redis
+from integrations.shared import open_redis
 
 TOKEN_BYTES = 3000
 _HEAD = base64.urlsafe_b64encode(b'{"alg":"RS256","kid":"benchmark","typ":"JWT"}').rstrip(b"=")

@@ -18,8 +18,8 @@ from kombu.exceptions import OperationalError
 from admin.embedded import EmbeddedRedis
 from core.community import Member, MemberId, Membership, Subscription
 from core.errors import JournalUnavailableError
+from integrations.shared import open_redis
 from integrations.store.database import Database
-from integrations.wix.shared import open_redis
 from tasks.app import ENOUGH_UNREAD, QUEUE, create_app, ring
 from tasks.doorbell import BREAK_S, Doorbell
 from tasks.sweep import Sweeper

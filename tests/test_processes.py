@@ -22,8 +22,8 @@ from admin.demo.stage import Stage, set_up
 from admin.processes import ROOT
 from admin.supervisor import Child
 from config.settings import Settings, socket_path
+from integrations.shared import open_redis
 from integrations.store.tables import events, messages, outbox, watches
-from integrations.wix.shared import open_redis
 from tests.email.smtp_servers import Conversation, scripted_server
 from tests.test_supervisor import is_gone, pid_of, until
 from tests.webhooks.wix_signing import WIX_KEY, pem

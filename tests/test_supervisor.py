@@ -26,9 +26,9 @@ from admin.processes import ROOT
 from admin.supervisor import Child, Household
 from config.settings import Settings, load_settings, socket_path
 from core.errors import ConfigError
+from integrations.shared import open_redis
 from integrations.store.database import Database
 from integrations.store.tables import heartbeats
-from integrations.wix.shared import open_redis
 from tests.webhooks.wix_signing import WIX_KEY, pem
 
 WAITS = "import signal; signal.pause()"

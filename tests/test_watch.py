@@ -21,10 +21,10 @@ from config.settings import socket_path
 from core.community import MemberId
 from core.errors import JournalUnavailableError, LostLeaseError
 from core.letters import Effects
+from integrations.shared import open_redis
 from integrations.store.database import Database
 from integrations.store.ledger import ClaimedLetter
 from integrations.store.tables import events
-from integrations.wix.shared import open_redis
 from tasks.app import QUEUE, TASK_TIME_LIMIT_S, create_app
 from tasks.doorbell import Doorbell
 from tasks.events import run_events

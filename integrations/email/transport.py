@@ -18,10 +18,8 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TextIO, overload
-from urllib.parse import parse_qsl, unquote, urlsplit
+from collections.abc import Callable
+from typing import TextIO
 
 from core.errors import (
     ConfigError,
@@ -33,129 +31,10 @@ from core.errors import (
 from core.ports import MailPort
 from integrations.email.message import wire_address
 from integrations.email.replies import Kind, classify
+from integrations.email.url import EmailUrl, parse_email_url
 
 CONNECT_TIMEOUT_S = 10.0
 IDLE_S = 20.0  # submission servers hang up on an idle client after 30 s (the strict ones) to 5 minutes
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-@dataclass(frozen=True, slots=True)
-class EmailUrl:
-    """EMAIL_URL, understood. `connections` and `per_second` are kept by whoever paces the letters."""
-
-    scheme: str
-    host: str = ""
-    port: int = 0
-    user: str = field(default="", repr=False)
-    password: str = field(default="", repr=False)
-    starttls: bool = False
-    connections: int = 1
-    per_second: float | None = None
-    timeout_s: float = 30.0
-    """For each command; tarpits like to answer late."""
-    reply_timeout_s: float = 600.0
-    """For the reply to the final dot (RFC 5321 section 4.5.3.2.6): giving up early is what makes doubles."""
-
-
-def parse_email_url(url: str) -> EmailUrl:
-    """Raises ValueError with a message that names the mistake and never holds the password."""
-    url = url.strip()
-    scheme = url.partition(":")[0].lower()
-    if scheme not in TRANSPORTS:
-        raise ValueError(f"must start with {', '.join(f'{known}:' for known in TRANSPORTS)}")
-    if scheme == "console":
-        if url.lower() not in ("console:", "console://"):
-            raise ValueError("console: takes nothing after it")
-        return EmailUrl("console")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:  # its message may quote the password
-        host, port = "", None
-    else:
-        if port is None and re.search(r":[^\]]*$", parts.netloc.rpartition("@")[2]):
-            host = ""
-    # A password with / ? # or @ in it makes the rest of the URL fall apart somewhere here.
-    if (
-        not re.fullmatch(r"[A-Za-z0-9._:-]+", host)
-        or port == 0
-        or parts.path not in ("", "/")
-        or parts.fragment
-        or "@" in parts.query
-    ):
-        raise ValueError(
-            f"is not {scheme}://user:password@host:port"
-            " (write / ? # @ : and % in the password as %2F %3F %23 %40 %3A %25)"
-        )
-    options = _options(parts.query)
-    user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    if bool(user) != bool(password):
-        raise ValueError("needs both a user and a password, or neither")
-    return EmailUrl(
-        scheme=scheme,
-        host=host,
-        port=port or (465 if scheme == "smtps" else 587),
-        user=user,
-        password=password,
-        starttls=_wants_starttls(scheme, host, options.get("tls", "auto"), has_password=bool(password)),
-        connections=int(_number(options, "connections", 1, 1, 100, whole=True)),
-        per_second=_number(options, "per_second", None, 0.001, 100_000),
-        timeout_s=_number(options, "timeout_s", 30.0, 1, 600),
-        reply_timeout_s=_number(options, "reply_timeout_s", 600.0, 1, 3600),
-    )
-
-
-def _options(query: str) -> dict[str, str]:
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    known = ("tls", "connections", "per_second", "timeout_s", "reply_timeout_s")
-    for name in options:
-        if name not in known:
-            # Shortened, in case it is half a password after all.
-            raise ValueError(f"has an unknown option {name[:16]!r} (known: {', '.join(known)})")
-    return options
-
-
-@overload
-def _number(
-    options: Mapping[str, str], name: str, default: float, low: float, high: float, *, whole: bool = False
-) -> float: ...
-@overload
-def _number(
-    options: Mapping[str, str], name: str, default: None, low: float, high: float, *, whole: bool = False
-) -> float | None: ...
-def _number(
-    options: Mapping[str, str],
-    name: str,
-    default: float | None,
-    low: float,
-    high: float,
-    *,
-    whole: bool = False,
-) -> float | None:
-    if name not in options:
-        return default
-    text = options[name]
-    if (
-        not re.fullmatch(r"\d{1,6}" if whole else r"\d{1,6}(\.\d{1,6})?", text)
-        or not low <= float(text) <= high
-    ):
-        raise ValueError(
-            f"option {name} must be a {'whole ' if whole else ''}number from {low:g} to {high:g}, not {text!r}"
-        )
-    return float(text)
-
-
-def _wants_starttls(scheme: str, host: str, tls: str, *, has_password: bool) -> bool:
-    """Without being told otherwise, only this machine's own mail server is spoken to in clear."""
-    if tls not in ("auto", "require", "off"):
-        raise ValueError("option tls must be auto, require or off")
-    if tls == "off" and (has_password or scheme == "smtps"):
-        raise ValueError(
-            "option tls=off does not go with a password or smtps: passwords never travel in clear"
-        )
-    if scheme == "smtps" or tls == "off":
-        return False
-    return tls == "require" or has_password or host.lower() not in _LOOPBACK
 
 
 def mail_from_url(url: str) -> MailPort:

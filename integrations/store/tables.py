@@ -119,11 +119,24 @@ messages = sa.Table(
     sa.Column("reply", sa.Text),
     sa.Column("evidence", sa.Text),
     sa.Column("address_hash", sa.String(64)),
+    sa.Column("domain", sa.String(255)),  # of the reader's address; known once it was about to go
     sa.Column("message_id", sa.String(200)),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("due_at", UtcDateTime, nullable=False),
     sa.Column("sent_at", UtcDateTime),
+    sa.Column("bounced_at", UtcDateTime),
+    sa.Column("complained_at", UtcDateTime),
+    sa.Column("replied_at", UtcDateTime),
     sa.UniqueConstraint("site", "key"),
+    sa.Index("ix_messages_message_id", "message_id"),
+    sa.Index("ix_messages_address", "site", "address_hash"),
+    sa.Index(
+        "ix_messages_sent",
+        "sent_at",
+        "domain",
+        sqlite_where=sa.text("sent_at IS NOT NULL"),
+        postgresql_where=sa.text("sent_at IS NOT NULL"),
+    ),
     sa.Index("ix_messages_member", "site", "member"),
     sa.Index("ix_messages_page", "created_at", "id"),
     sa.Index(
@@ -182,9 +195,25 @@ suppressions = sa.Table(
     metadata,
     sa.Column("site", sa.String(200), primary_key=True),
     sa.Column("subject", sa.String(220), primary_key=True),
-    sa.Column("scope", sa.String(16), primary_key=True),
+    sa.Column("scope", sa.String(220), primary_key=True),
+    sa.Column("cause", sa.String(16), nullable=False, server_default=""),
     sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("letter", sa.String(32)),  # what came back, or was answered
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("expires_at", UtcDateTime),
+)
+
+senders = sa.Table(
+    "senders",
+    metadata,
+    sa.Column("sender", sa.String(320), primary_key=True),
+    sa.Column("domain", sa.String(255), primary_key=True),  # of readers; "" is all of them
+    sa.Column("failures", sa.Integer, nullable=False, default=0),
+    sa.Column("pauses", sa.Integer, nullable=False, default=0),
+    sa.Column("paused_until", UtcDateTime),
+    sa.Column("reason", sa.Text),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Column("first_sent_at", UtcDateTime),
 )
 
 sites = sa.Table(

@@ -23,12 +23,12 @@ from redis import Redis
 from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
 from core.errors import ForbiddenError, NotFoundError, PermanentError, RetryableError
 from core.ports import WixPort
+from integrations.shared import SharedRedis
 from integrations.wix import protocol
 from integrations.wix.auth import Tokens
 from integrations.wix.budget import Budget
 from integrations.wix.cache import ExpiringCache
 from integrations.wix.protocol import Call, ConflictError, Page, UnauthorizedError
-from integrations.wix.shared import SharedRedis
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ import pytest
 
 from chaos.smtp import FAULTS, SLOW_S, UNDECIDABLE, MailServer
 from core.errors import IntegrationError, MailDeferredError, MailInDoubtError, MailRefusedError
-from integrations.email.transport import SmtpMail, parse_email_url
+from integrations.email.transport import SmtpMail
+from integrations.email.url import parse_email_url
 
 SENDER, ANA, BO = "usher@example.org", "ana@example.com", "bo@example.com"
 

@@ -19,7 +19,8 @@ from core.consent import Purpose
 from core.errors import PermanentError
 from integrations.email.message import build_message, message_id_for, parse_sender, wire_address
 from integrations.email.render import Content, Renderer
-from integrations.email.transport import SmtpMail, parse_email_url
+from integrations.email.transport import SmtpMail
+from integrations.email.url import parse_email_url
 
 LETTERS = Renderer(Path(__file__).parents[2] / "templates" / "email")
 WAY_OUT: Mapping[str, str] = {

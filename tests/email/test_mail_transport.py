@@ -15,7 +15,8 @@ from smtp_servers import Conversation, MailServer, mail_server, scripted_server,
 
 from core.errors import ConfigError, MailDeferredError, MailInDoubtError, MailRefusedError
 from integrations.email import transport
-from integrations.email.transport import ConsoleMail, SmtpMail, mail_from_url, parse_email_url
+from integrations.email.transport import ConsoleMail, SmtpMail, mail_from_url
+from integrations.email.url import parse_email_url
 
 SENDER = "usher@example.org"
 ANA = "ana@example.com"

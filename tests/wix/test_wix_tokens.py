@@ -20,9 +20,9 @@ from wix_stand_in import (
 
 from core.community import SiteId
 from core.errors import RetryableError
+from integrations.shared import SharedRedis, open_redis
 from integrations.wix.auth import Tokens
 from integrations.wix.client import WixClient
-from integrations.wix.shared import SharedRedis, open_redis
 
 KEY = f"usher:wix:{{{SITE}}}:token:app-id"
 GET_GROUP = "/groups/[^/]+$"

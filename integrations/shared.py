@@ -1,4 +1,4 @@
-"""Redis as far as the Wix client needs it: helpful when it is there, never an error when it is not."""
+"""Redis as far as budgets and paces need it: helpful when it is there, never an error when it is not."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ class SharedRedis:
             return question(self._redis)
         except RedisError as exc:
             self._away_until = self._now() + AWAY_S
-            log.warning("wix.redis_away", extra={"error": type(exc).__name__})
+            log.warning("redis.away", extra={"error": type(exc).__name__})
             return default
