@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> Starlette:
     registry = CollectorRegistry()
     registry.register(_Rows(database, doorbell))
     keys = [load_public_key(text) for text in (settings.wix_public_key, settings.wix_public_key_next) if text]
-    tokens = UnsubscribeTokens(settings.secret_key.get_secret_value())
+    tokens = UnsubscribeTokens(settings.secret_keys[0], settings.secret_keys[1:])
 
     def unsubscribe(claim: UnsubscribeClaim) -> None:
         suppressions.unsubscribe(claim.site, claim.member, claim.address_hash, "one click")

@@ -25,7 +25,7 @@ from core.consent import Purpose
 from core.errors import ConfigError, JournalUnavailableError, PermanentError
 from integrations.email.render import Renderer
 from integrations.email.transport import mail_from_url
-from integrations.email.unsubscribe import UnsubscribeClaim, UnsubscribeTokens, hash_address
+from integrations.email.unsubscribe import AddressHashes, UnsubscribeClaim, UnsubscribeTokens, hash_address
 from integrations.email.url import parse_email_url
 from integrations.shared import open_redis
 from integrations.store.database import Database, parse_database_url
@@ -242,7 +242,7 @@ def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
         api_key_site_id=settings.wix_site_id,
     )
     mail = mail_from_url(settings.email_url.get_secret_value())
-    secret = settings.secret_key.get_secret_value()
+    secret, *previous = settings.secret_keys
     services = Services(
         journal=Journal(database, listened=ROUTES),
         ledger=Ledger(database),
@@ -258,9 +258,9 @@ def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
             settings.email_from,
             settings.email_postal_address,
             settings.public_url,
-            UnsubscribeTokens(secret),
+            UnsubscribeTokens(secret, previous),
         ),
-        hash_address=lambda address: hash_address(secret, address),
+        hashes=AddressHashes(secret, previous),
         chance=random.random,
         now=lambda: datetime.now(UTC),
     )

@@ -47,7 +47,9 @@ class Settings(BaseSettings):
     email_from: str = ""
     email_postal_address: str = ""
     public_url: str = ""
+    email_bounces: str = ""
     secret_key: SecretStr = _EMPTY_SECRET
+    secret_key_previous: SecretStr = _EMPTY_SECRET
     admin_token: SecretStr = _EMPTY_SECRET
     automations_file: Path = Path("config/automations.toml")
     data_dir: Path = Path("data")
@@ -93,7 +95,7 @@ class Settings(BaseSettings):
             raise ValueError("must not have a query or fragment")
         return urlunsplit(url).rstrip("/")
 
-    @field_validator("email_from")
+    @field_validator("email_from", "email_bounces")
     @classmethod
     def _email_from(cls, value: str) -> str:
         if not value:
@@ -113,7 +115,7 @@ class Settings(BaseSettings):
             raise ValueError("is not of the form `Name <address@domain>`") from exc
         return value
 
-    @field_validator("secret_key")
+    @field_validator("secret_key", "secret_key_previous")
     @classmethod
     def _secret_key(cls, value: SecretStr) -> SecretStr:
         if value.get_secret_value() and len(value.get_secret_value()) < 16:
@@ -135,6 +137,12 @@ class Settings(BaseSettings):
             schemes = ("redis", "rediss", "redis+socket", "amqp", "amqps")
             _url(value.get_secret_value(), schemes, "is not a redis://, rediss:// or amqp:// URL")
         return value
+
+    @property
+    def secret_keys(self) -> tuple[str, ...]:
+        """The one that signs, then the one that is still believed."""
+        keys = (self.secret_key.get_secret_value(), self.secret_key_previous.get_secret_value())
+        return tuple(key for number, key in enumerate(keys) if key or number == 0)
 
     @property
     def database(self) -> str:

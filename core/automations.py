@@ -66,6 +66,8 @@ class Automation:
     answers: AnswerRule | None = None
     max_age_s: float | None = None
     """None: the policy's."""
+    not_after_s: float | None = None
+    """None: the policy's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,11 @@ class Automations:
 
     policy: Policy = field(default_factory=Policy)
     automations: tuple[Automation, ...] = ()
+    site_policies: Mapping[SiteId, Policy] = field(default_factory=dict)
+    """Of sites that have one of their own."""
+
+    def policy_of(self, site: SiteId) -> Policy:
+        return self.site_policies.get(site, self.policy)
 
     def max_age_s(self, automation: Automation) -> float:
         """How old an event may be for this automation to act on it."""

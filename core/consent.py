@@ -1,4 +1,4 @@
-"""The one decision that stands between a letter and its reader: send it, or skip it with a reason.
+"""Consent: whether a person may get a letter of this purpose at all, or why not.
 
 Pure. The table is Wix's own (wix/email.md): promotional letters need SUBSCRIBED; onboarding letters are
 refused to people who said no, and to people who never said anything unless the site allows it.
@@ -7,6 +7,7 @@ refused to people who said no, and to people who never said anything unless the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, time
 from enum import StrEnum
 
 from core.community import Member, Subscription
@@ -18,11 +19,50 @@ class Purpose(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Cap:
+    """At most so many letters to one person in any stretch of `days`."""
+
+    letters: int
+    days: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuietHours:
+    """From `start` to `end` by the site's clock, over midnight when `end` is the earlier one."""
+
+    start: time
+    end: time
+
+    def __str__(self) -> str:
+        return f"{self.start:%H:%M} to {self.end:%H:%M}"
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """What the site's people decided for all automations; see `[policy]` in the automations file."""
+    """What the site's people decided for all automations; see `[policy]` in the automations file.
+
+    `time_zone` is an IANA name: Wix does not tell a site's. `not_after_s`: how long after it was due a letter is still
+    worth sending.
+    """
 
     onboarding_without_consent: bool = False
     max_age_s: float = 3 * 24 * 3600
+    not_after_s: float = 7 * 24 * 3600
+    promotional_cap: Cap | None = None
+    quiet_hours: QuietHours | None = None
+    time_zone: str = "UTC"
+    send: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """Somebody is not to be written to. `scope`: "all", "promotional" or "group:<group id>". `cause`: "unsubscribed",
+    "dead", "full", "complaint" or "forgotten". `expires_at` None: for good."""
+
+    scope: str
+    cause: str
+    reason: str
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

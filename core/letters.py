@@ -37,10 +37,11 @@ class PlannedLetter:
 
 @dataclass(frozen=True, slots=True)
 class WixCall:
-    """One thing to ask of Wix, kept until Wix has done it. `kind`: approve, reject, flag or unsubscribe.
+    """One thing to ask of Wix, kept until Wix has done it. `kind`: approve, reject, flag, unsubscribe, bounced or
+    complaint.
 
-    A flag is for a person to decide: it is kept, shown, and asks nothing of Wix. `text` is the reason
-    told to somebody who is rejected.
+    A flag is for a person to decide: it is kept, shown, and asks nothing of Wix. `text` is the reason told to somebody
+    who is rejected; of a bounce or complaint the hash of the address that it is about.
     """
 
     key: str

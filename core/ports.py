@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
+from core.gate import Clearance
 
 
 class WixPort(Protocol):
@@ -63,15 +64,23 @@ class WixPort(Protocol):
         self, site: SiteId, group: GroupId, members: Iterable[MemberId], reason: str
     ) -> None: ...
 
-    def unsubscribe(self, site: SiteId, email: str) -> None:
-        """Set UNSUBSCRIBED; again is harmless."""
+    def set_subscription(
+        self, site: SiteId, email: str, *, status: str = "", deliverability: str = ""
+    ) -> None:
+        """Tell Wix what a reader or a mail server told us, in the words of Subscription; again is harmless."""
 
 
 class MailPort(Protocol):
     """The way mail goes out. One connection is kept for each process; `close` ends it."""
 
-    def send(self, envelope_from: str, to: str, message: bytes, about_to_commit: Callable[[], None]) -> str:
-        """Hand over one message to one recipient; returns the server's reply for the record.
+    def send(
+        self,
+        clearance: Clearance,
+        envelope_from: str,
+        message: bytes,
+        about_to_commit: Callable[[], None],
+    ) -> str:
+        """Hand over one message to the one person who was cleared; returns the server's reply for the record.
 
         `about_to_commit` is called once, after the whole body and before the final dot; when it raises,
         the dot is never sent. Raises MailDeferredError, MailRefusedError, MailInDoubtError.

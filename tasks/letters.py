@@ -9,9 +9,11 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 
-from core.community import Member, MemberId, Site, SiteId, Subscription
-from core.consent import Purpose, reason_to_skip
+from core.community import Member, MemberId, Site, SiteId
+from core.consent import Purpose
 from core.errors import (
     AppError,
     ForbiddenError,
@@ -25,6 +27,7 @@ from core.errors import (
     RetryableError,
     WithdrawnError,
 )
+from core.gate import Defer, Facts, Send, Skip, decide
 from core.letters import MAIL_GIVES_UP_AFTER, lost_ground, retry_delay_s
 from integrations.email.unsubscribe import UnsubscribeClaim
 from integrations.store.ledger import ClaimedLetter
@@ -92,6 +95,7 @@ def _check_site(
     """Ask Wix and the suppressions once for all of them; what comes back sees one letter through."""
     if site in services.sites.removed([site]):
         return lambda letter: _skip(letter, "the app was removed from this site", services)
+    asked_at = services.now()
     try:
         members = services.wix.get_members(site, {letter.member for letter in letters})
         addresses = {member.email for member in members.values() if member.email}
@@ -100,16 +104,34 @@ def _check_site(
     except IntegrationError as exc:
         obstacle = exc
         return lambda letter: _put_off(letter, obstacle, services)
-    hashes = {
-        member.id: services.hash_address(member.email) if member.email else "" for member in members.values()
+    people = {
+        letter.member: services.hashes.of(members[letter.member].email) if letter.member in members else ()
+        for letter in letters
     }
-    suppressed = services.suppressions.reasons(
-        site, [(letter.member, hashes.get(letter.member, "")) for letter in letters]
-    )
+    suppressions = services.suppressions.standing(site, people)
+    policy = services.automations.policy_of(site)
+    recent: Mapping[MemberId, list[datetime]] = {}
+    if policy.promotional_cap is not None:
+        since = asked_at - timedelta(days=policy.promotional_cap.days)
+        recent = services.ledger.promotional_since(site, people, since)
 
     def see_through(letter: ClaimedLetter) -> bool:
+        member = members.get(letter.member)
+        facts = Facts(
+            purpose=letter.purpose,
+            group=letter.group,
+            member=member,
+            subscription=subscriptions.get(member.email.lower()) if member else None,
+            asked_at=asked_at,
+            now=services.now(),
+            due_at=letter.due_at,
+            sender=services.letterhead.sender,
+            policy=policy,
+            suppressions=suppressions.get(letter.member, ()),
+            recent=tuple(recent.get(letter.member, ())),
+        )
         try:
-            _deliver(letter, home, members, subscriptions, suppressed.get(letter.member, {}), services)
+            _deliver(letter, home, facts, people[letter.member], services)
         except LostLeaseError:
             log.warning("letter.lease_lost", extra=_fields(letter))
         except IntegrationError as exc:
@@ -125,12 +147,7 @@ def _check_site(
 
 
 def _deliver(
-    letter: ClaimedLetter,
-    site: Site,
-    members: Mapping[MemberId, Member],
-    subscriptions: Mapping[str, Subscription],
-    suppressed: Mapping[str, str],
-    services: Services,
+    letter: ClaimedLetter, site: Site, facts: Facts, address_hashes: Sequence[str], services: Services
 ) -> None:
     """Decide, write, send and record one letter. Raises what kept it from going out."""
     automation = services.automations.named(letter.row.automation)
@@ -139,27 +156,25 @@ def _deliver(
         return
     # Whoever plans a letter and whoever edits the file may both ask for more care, never for less.
     careful = Purpose.PROMOTIONAL in (letter.purpose, automation.purpose if automation else None)
-    purpose = Purpose.PROMOTIONAL if careful else letter.purpose
-    member = members.get(letter.member)
-    subscription = subscriptions.get(member.email.lower()) if member else None
-    reason = reason_to_skip(
-        purpose,
-        member,
-        subscription,
-        suppressed=suppressed.get("all") or (suppressed.get("promotional") if careful else None),
-        policy=services.automations.policy,
-        sender=services.letterhead.sender,
+    facts = replace(
+        facts,
+        purpose=Purpose.PROMOTIONAL if careful else letter.purpose,
+        not_after_s=automation.not_after_s if automation else None,
     )
-    if reason is None and letter.look_again:
-        reason = lost_ground(
-            letter.trigger, services.wix.get_membership(letter.site, letter.group, letter.member)
-        )
-    if reason is not None or member is None:
-        _skip(letter, reason or "no such member", services)
+    verdict = decide(facts)
+    if isinstance(verdict, Send) and letter.look_again:
+        standing = services.wix.get_membership(letter.site, letter.group, letter.member)
+        verdict = decide(replace(facts, ground=lost_ground(letter.trigger, standing)))
+    if isinstance(verdict, Skip):
+        _skip(letter, verdict.reason, services, verdict.evidence)
+        return
+    if isinstance(verdict, Defer):
+        _wait(letter, verdict, facts.now, services)
         return
 
-    head = services.letterhead
-    address_hash = services.hash_address(member.email)
+    head, cleared = services.letterhead, verdict
+    reader = cleared.clearance.to
+    member = facts.member or Member(letter.member)
     message_id, message = write_letter(
         head,
         services.renderer,
@@ -170,28 +185,33 @@ def _deliver(
             "site_name": site.name,
             "site_url": site.url,
         },
-        purpose=purpose,
+        purpose=facts.purpose,
         key=f"{letter.site}/{letter.row.key}",
         reader=Reader(
-            claim=UnsubscribeClaim(letter.site, letter.member, address_hash),
+            claim=UnsubscribeClaim(letter.site, letter.member, address_hashes[0]),
             group=letter.group,
-            email=member.email,
+            email=reader,
             language=member.language or site.language or "en",
         ),
         date=services.now(),
     )
 
     def about_to_commit() -> None:
+        still = decide(replace(facts, now=services.now()))
+        if not isinstance(still, Send):
+            raise MailDeferredError(still.reason, counts=False)
         services.ledger.mark(
             letter,
-            purpose=purpose,
+            purpose=facts.purpose,
             message_id=message_id,
-            address_hash=address_hash,
-            evidence=_evidence(subscription, services),
+            address_hashes=address_hashes,
+            domain=services.hashes.domain_of(reader),
+            evidence=cleared.evidence,
+            cap=facts.policy.promotional_cap if careful else None,
         )
 
     try:
-        reply = services.mail.send(head.envelope_from, member.email, message, about_to_commit)
+        reply = services.mail.send(cleared.clearance, head.envelope_from, message, about_to_commit)
     except WithdrawnError as exc:
         _skip(letter, str(exc), services)
     except MailInDoubtError as exc:
@@ -202,7 +222,10 @@ def _deliver(
         said = str(exc)
         if exc.address_is_dead:
             dead = f"the address is dead ({said})"
-            _record(lambda: services.suppressions.suppress_address(letter.site, address_hash, dead), letter)
+            _record(
+                lambda: services.suppressions.dead(letter.site, letter.member, address_hashes[0], dead),
+                letter,
+            )
         _record(lambda: services.ledger.fail(letter, said), letter)
         log.warning("letter.refused", extra=_fields(letter) | {"error": said})
     else:
@@ -252,8 +275,16 @@ def _put_off(letter: ClaimedLetter, exc: IntegrationError, services: Services) -
     return True
 
 
-def _skip(letter: ClaimedLetter, reason: str, services: Services) -> bool:
-    services.ledger.skip(letter, reason)
+def _wait(letter: ClaimedLetter, verdict: Defer, now: datetime, services: Services) -> None:
+    delay_s = max(1.0, (verdict.until - now).total_seconds())
+    services.ledger.defer(
+        letter, delay_s=delay_s, reason=verdict.reason, counts=False, evidence=verdict.evidence
+    )
+    log.info("letter.waits", extra=_fields(letter) | {"reason": verdict.reason, "delay_s": round(delay_s, 1)})
+
+
+def _skip(letter: ClaimedLetter, reason: str, services: Services, evidence: str | None = None) -> bool:
+    services.ledger.skip(letter, reason, evidence)
     log.info("letter.skipped", extra=_fields(letter) | {"reason": reason})
     return True
 
@@ -265,12 +296,6 @@ def _site_or_nameless(site: SiteId, services: Services) -> Site:
     except PermanentError as exc:
         log.warning("site.nameless", extra={"site": site, "error": str(exc)})
         return Site(site)
-
-
-def _evidence(subscription: Subscription | None, services: Services) -> str:
-    """What Wix said of the reader's consent at the moment of sending (GDPR, article 7(1))."""
-    said = f"{subscription.status}, {subscription.deliverability}" if subscription else "no record"
-    return f"Wix at {services.now().isoformat(timespec='seconds')}: {said}"
 
 
 def _fields(letter: ClaimedLetter) -> dict[str, object]:

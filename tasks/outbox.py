@@ -18,6 +18,14 @@ REFUSED_DELAY_S = 900.0
 """What Wix refuses is for a person to mend, which takes a while."""
 
 
+_NEWS: dict[str, dict[str, str]] = {
+    "unsubscribe": {"status": "UNSUBSCRIBED"},
+    "bounced": {"deliverability": "BOUNCED"},
+    "complaint": {"status": "UNSUBSCRIBED", "deliverability": "SPAM_COMPLAINT"},
+}
+"""What a reader or a mail server told us, as Wix is told it."""
+
+
 def pay_outbox(services: Services, *, batch: int = 20, for_s: float = 5.0) -> bool:
     """Make due calls for about `for_s`; True when more are left."""
     return work_off(services.outbox, lambda call: _pay(call, services), batch, for_s)
@@ -48,7 +56,7 @@ def _pay(call: OwedCall, services: Services) -> bool:
             let_rest(call.site, exc, services)
             return False
         except IntegrationError as exc:
-            if call.kind == "unsubscribe":
+            if call.kind in _NEWS:
                 # Somebody said stop: that is owed until Wix takes it, whatever Wix thinks of us today.
                 _later(call, exc, REFUSED_DELAY_S, fields, services)
             else:
@@ -80,11 +88,13 @@ def _ask_wix(call: OwedCall, services: Services) -> str | None:
         services.wix.approve_requests(call.site, call.group, [call.member])
     elif call.kind == "reject":
         services.wix.reject_requests(call.site, call.group, [call.member], call.text)
-    elif call.kind == "unsubscribe":
+    elif call.kind in _NEWS:
         member = services.wix.get_members(call.site, [call.member]).get(call.member)
         if member is None or not member.email:
             return "the member is gone from Wix, or has no address"
-        services.wix.unsubscribe(call.site, member.email)
+        if call.text and call.text not in services.hashes.of(member.email):
+            return "the member has another address by now"
+        services.wix.set_subscription(call.site, member.email, **_NEWS[call.kind])
     else:
         return f"unknown kind {call.kind}"
     return None

@@ -174,7 +174,8 @@ def _letter(
 
 def _never_again(event: Event, member: MemberId, services: Services) -> str | None:
     """A person who was forgotten is not even asked about."""
-    return services.suppressions.reasons(event.site, [(member, "")]).get(member, {}).get("all")
+    standing = services.suppressions.standing(event.site, {member: ()}).get(member, ())
+    return next((found.reason for found in standing if found.scope == "all"), None)
 
 
 def _which_join(event: Event, place: _Place, services: Services) -> datetime:

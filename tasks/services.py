@@ -9,6 +9,7 @@ from datetime import datetime
 from core.automations import Automations
 from core.ports import MailPort, WixPort
 from integrations.email.render import Renderer
+from integrations.email.unsubscribe import AddressHashes
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
 from integrations.store.outbox import Outbox
@@ -20,8 +21,7 @@ from tasks.writing import Letterhead
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`hash_address` is the keyed hash under which the store knows addresses. `chance` is uniform in
-    [0, 1); `now` is aware UTC.
+    """`chance` is uniform in [0, 1); `now` is aware UTC.
 
     `settle_s`: for so long after an event Wix's read side may still lag behind it (wix/limits-errors.md, 5).
     """
@@ -37,7 +37,7 @@ class Services:
     renderer: Renderer
     automations: Automations
     letterhead: Letterhead
-    hash_address: Callable[[str], str] = field(repr=False)
+    hashes: AddressHashes = field(repr=False)
     chance: Callable[[], float]
     now: Callable[[], datetime]
     settle_s: float = 30.0

@@ -13,9 +13,10 @@ from core import events
 from core.automations import parse_automations
 from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
 from core.events import Event, EventId
+from core.gate import Clearance, Send, decide_trial
 from core.ports import MailPort, WixPort
 from integrations.email.render import Renderer
-from integrations.email.unsubscribe import UnsubscribeTokens, hash_address
+from integrations.email.unsubscribe import AddressHashes, UnsubscribeTokens
 from integrations.store.database import Database
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
@@ -155,8 +156,10 @@ class FakeWix(WixPort):
     def reject_requests(self, site: SiteId, group: GroupId, members: Iterable[MemberId], reason: str) -> None:
         self._ask("reject_requests", group, tuple(members), reason)
 
-    def unsubscribe(self, site: SiteId, email: str) -> None:
-        self._ask("unsubscribe", email)
+    def set_subscription(
+        self, site: SiteId, email: str, *, status: str = "", deliverability: str = ""
+    ) -> None:
+        self._ask("set_subscription", email, status, deliverability)
 
 
 @dataclass
@@ -167,11 +170,11 @@ class FakeMail(MailPort):
     fails: list[Exception] = field(default_factory=list)
     dies_after_dot: list[BaseException] = field(default_factory=list)
 
-    def send(self, envelope_from: str, to: str, message: bytes, about_to_commit: Any) -> str:
+    def send(self, clearance: Clearance, envelope_from: str, message: bytes, about_to_commit: Any) -> str:
         if self.fails:
             raise self.fails.pop(0)
         about_to_commit()
-        self.letters.append((envelope_from, to, message))
+        self.letters.append((envelope_from, clearance.to, message))
         if self.dies_after_dot:
             raise self.dies_after_dot.pop(0)
         return "250 taken"
@@ -251,12 +254,19 @@ def a_house(database: Database, clock: Clock, automations: str = WELCOME, **chan
             "https://usher.example.com",
             UnsubscribeTokens(SECRET),
         ),
-        hash_address=functools.partial(hash_address, SECRET),
+        hashes=AddressHashes(SECRET),
         chance=lambda: 0.5,
         now=clock,
         **changes,
     )
     return House(services, wix, mail, clock, database)
+
+
+def cleared(to: str) -> Clearance:
+    """What the gate hands out for a letter to this address."""
+    verdict = decide_trial(to, suppressed=False)
+    assert isinstance(verdict, Send)
+    return verdict.clearance
 
 
 def an_event(

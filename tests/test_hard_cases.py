@@ -28,7 +28,7 @@ def a_zombie_between_mark_and_dot(house: House, clock: Clock) -> tuple[Ledger, C
     run_events(house.services)
     zombie = Ledger(house.database)
     [letter] = zombie.claim(10)
-    zombie.mark(letter, purpose=letter.purpose, message_id="<x@y>", address_hash="h", evidence="")
+    zombie.mark(letter, purpose=letter.purpose, message_id="<x@y>", address_hashes=["h"], evidence="")
     clock.move(seconds=50)
     deliver_letters(house.services)
     assert house.rows()[0][1] == "in_doubt"
@@ -58,7 +58,7 @@ def test_a_worker_that_is_ended_while_the_server_is_silent_leaves_the_doubt_to_b
     run_events(house.services)
     [letter] = house.services.ledger.claim(10)
     house.services.ledger.mark(
-        letter, purpose=letter.purpose, message_id="<x@y>", address_hash="h", evidence=""
+        letter, purpose=letter.purpose, message_id="<x@y>", address_hashes=["h"], evidence=""
     )
 
     house.services.let_go()

@@ -655,7 +655,7 @@ class StoreMachine(RuleBasedStateMachine):
                 hold.claimed,
                 purpose=purpose,
                 message_id=f"<{row.site}/{row.key}>",
-                address_hash=address,
+                address_hashes=[address],
                 evidence="SUBSCRIBED",
             )
         except LostLeaseError:
@@ -713,20 +713,25 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(site=SITE, member=MEMBER, dead_address=st.sampled_from([False, False, True]), then=WORK)
     def say_stop(self, site: SiteId, member: MemberId, dead_address: bool, then: Work) -> None:
         if dead_address:
-            self.bounce(site, ADDRESSES[member])
+            self.bounce(site, member)
         else:
             self.unsubscribe(site, member)
         self.work(then)
 
-    def bounce(self, site: SiteId, address: str) -> None:
-        self.suppressions.suppress_address(site, address, "dead")
+    def bounce(self, site: SiteId, member: MemberId) -> None:
+        address = ADDRESSES[member]
+        self.suppressions.dead(site, member, address, "dead")
         self.stopped.add((site, f"address:{address}", "all"))
+        self.owed(site, f"bounced:{member}:{address}", member)
 
     def unsubscribe(self, site: SiteId, member: MemberId) -> None:
         self.suppressions.unsubscribe(site, member, ADDRESSES[member], "one-click")
         for subject in (f"member:{member}", f"address:{ADDRESSES[member]}"):
             self.stopped.add((site, subject, "promotional"))
-        key = f"unsubscribe:{member}"
+        self.owed(site, f"unsubscribe:{member}", member)
+
+    def owed(self, site: SiteId, key: str, member: MemberId) -> None:
+        """Owed to Wix anew, unless it still is."""
         row = self.rows["outbox"].setdefault(
             (site, key), Row("outbox", site, key, "planned", self.clock(), member)
         )

@@ -322,7 +322,9 @@ def test_a_process_that_lets_go_keeps_a_letter_whose_final_dot_may_be_out(databa
 
 
 def mark(services: Services, letter: ClaimedLetter) -> None:
-    services.ledger.mark(letter, purpose=letter.purpose, message_id="<1@x>", address_hash="h", evidence="")
+    services.ledger.mark(
+        letter, purpose=letter.purpose, message_id="<1@x>", address_hashes=["h"], evidence=""
+    )
 
 
 def test_the_numbers_that_depend_on_each_other_agree():

@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from asgi import create_app
 from config.settings import Settings, load_settings
 from core.community import MemberId, SiteId
+from core.consent import Suppression
 from integrations.email.unsubscribe import UnsubscribeClaim, UnsubscribeTokens
 from integrations.store.database import Database
 from integrations.store.suppressions import Suppressions
@@ -135,10 +136,10 @@ def test_one_click_is_effective_before_the_answer(database_url: str, tmp_path: P
     claim = UnsubscribeClaim(SiteId("site"), MemberId("m-ann"), "hash-of-ann")
     token = UnsubscribeTokens(SECRET).issue(claim)
 
-    def suppressed() -> dict[MemberId, dict[str, str]]:
+    def suppressed() -> dict[MemberId, tuple[Suppression, ...]]:
         database = Database(database_url)
         try:
-            return Suppressions(database).reasons(claim.site, [(MemberId("someone-else"), "hash-of-ann")])
+            return Suppressions(database).standing(claim.site, {MemberId("someone-else"): ("hash-of-ann",)})
         finally:
             database.close()
 
@@ -156,7 +157,9 @@ def test_one_click_is_effective_before_the_answer(database_url: str, tmp_path: P
             assert answer.status_code == 200
             assert "set-cookie" not in answer.headers
             assert suppressed() == {
-                MemberId("someone-else"): {"promotional": "unsubscribed here (one click)"}
+                MemberId("someone-else"): (
+                    Suppression("promotional", "unsubscribed", "unsubscribed here (one click)"),
+                )
             }
 
     asyncio.run(click())

@@ -28,6 +28,7 @@ from core.errors import (
     MailRefusedError,
     PermanentError,
 )
+from core.gate import Clearance
 from core.ports import MailPort
 from integrations.email.message import wire_address
 from integrations.email.replies import Kind, classify
@@ -55,10 +56,16 @@ class SmtpMail:
         self._smtp: smtplib.SMTP | None = None
         self._forget()
 
-    def send(self, envelope_from: str, to: str, message: bytes, about_to_commit: Callable[[], None]) -> str:
+    def send(
+        self,
+        clearance: Clearance,
+        envelope_from: str,
+        message: bytes,
+        about_to_commit: Callable[[], None],
+    ) -> str:
         """As MailPort says."""
         envelope_from = _wire(envelope_from, "the sender") if envelope_from else ""
-        to = _wire(to, "the recipient")
+        to = _wire(clearance.to, "the recipient")
         # A bare CR or LF means different things to different servers; none leaves here.
         body = re.sub(rb"\r\n|\r|\n", b"\r\n", message)
         body = re.sub(rb"^\.", b"..", body, flags=re.MULTILINE)
@@ -232,13 +239,19 @@ class ConsoleMail:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
-    def send(self, envelope_from: str, to: str, message: bytes, about_to_commit: Callable[[], None]) -> str:  # noqa: ARG002
+    def send(
+        self,
+        clearance: Clearance,
+        envelope_from: str,  # noqa: ARG002
+        message: bytes,
+        about_to_commit: Callable[[], None],
+    ) -> str:
         """As MailPort says."""
         letter = email.message_from_bytes(message, policy=email.policy.default)
         text = letter.get_body(("plain",))
         about_to_commit()
         (self._stream or sys.stdout).write(
-            f"--- letter to {to}\nSubject: {letter['Subject']}\n\n{text.get_content() if text else ''}\n"
+            f"--- letter to {clearance.to}\nSubject: {letter['Subject']}\n\n{text.get_content() if text else ''}\n"
         )
         return "250 shown on the console"
 

@@ -65,6 +65,36 @@ class UnsubscribeTokens:
         return UnsubscribeClaim(SiteId(str(site)), MemberId(str(member)), str(address_hash))
 
 
+class AddressHashes:
+    """The keyed hashes under which the store knows addresses. `previous` are keys that hashed in the past."""
+
+    def __init__(self, secret_key: str, previous: Sequence[str] = ()) -> None:
+        self._keys = (secret_key, *previous)
+
+    def of(self, address: str) -> tuple[str, ...]:
+        """The one to keep, then those under which it may be known from before; none for no address."""
+        return tuple(hash_address(key, address) for key in self._keys) if address else ()
+
+    def domain_of(self, address: str) -> str:
+        """Where letters to this address are delivered, to be kept and shown: a large mailbox provider by its domain,
+        anybody else's domain, which may name its owner, as a keyed hash."""
+        domain = address.rpartition("@")[2].lower()
+        if domain in _MAILBOX_PROVIDERS:
+            return domain
+        return f"#{hash_address(self._keys[0], f'domain@{domain}')[:16]}"
+
+
+_MAILBOX_PROVIDERS = frozenset(
+    "gmail.com googlemail.com outlook.com hotmail.com live.com msn.com hotmail.co.uk hotmail.fr hotmail.de outlook.de"
+    " outlook.fr yahoo.com ymail.com rocketmail.com yahoo.co.uk yahoo.fr yahoo.de yahoo.co.jp yahoo.com.br aol.com"
+    " icloud.com me.com mac.com gmx.de gmx.net gmx.com gmx.at gmx.ch web.de t-online.de freenet.de mail.com proton.me"
+    " protonmail.com zoho.com yandex.ru yandex.com mail.ru bk.ru list.ru inbox.ru rambler.ru orange.fr wanadoo.fr"
+    " free.fr sfr.fr laposte.net libero.it virgilio.it tiscali.it comcast.net verizon.net att.net sbcglobal.net"
+    " bellsouth.net cox.net charter.net btinternet.com sky.com virginmedia.com bigpond.com optusnet.com.au qq.com"
+    " 163.com 126.com naver.com daum.net walla.co.il uol.com.br bol.com.br terra.com.br seznam.cz wp.pl o2.pl".split()
+)
+
+
 def hash_address(secret_key: str, address: str) -> str:
     """32 hex characters, the same for every spelling of one address; worthless without the key."""
     local, _, domain = unicodedata.normalize("NFC", address).strip().rpartition("@")

@@ -6,9 +6,10 @@ a worker that died: `marked` says whether the final dot was about to go out, and
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,8 +18,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from core.community import GroupId, MemberId, SiteId
-from core.consent import Purpose
-from core.errors import LostLeaseError, NotThereError, WithdrawnError, WrongStateError
+from core.consent import Cap, Purpose
+from core.errors import (
+    LostLeaseError,
+    MailDeferredError,
+    NotThereError,
+    WithdrawnError,
+    WrongStateError,
+)
 from core.letters import PlannedLetter, StopLetters, letter_key
 from integrations.store.database import Database, Transaction
 from integrations.store.tables import messages, suppressions
@@ -108,19 +115,40 @@ class Ledger:
         ]
 
     def mark(
-        self, letter: ClaimedLetter, *, purpose: Purpose, message_id: str, address_hash: str, evidence: str
+        self,
+        letter: ClaimedLetter,
+        *,
+        purpose: Purpose,
+        message_id: str,
+        address_hashes: Sequence[str],
+        evidence: str,
+        domain: str = "",
+        cap: Cap | None = None,
     ) -> None:
         """Commit "the final dot is about to go out", unless the reader said stop in the meantime.
 
-        From here on the lease is renewed until the server has answered, however long that takes. Raises
-        LostLeaseError when the lease ran out; WithdrawnError for a reader who said stop, or whose address has its
-        letter of the same job: do not send it.
+        `address_hashes`: the one to keep, then those under which the address was known before. From here on the lease
+        is renewed until the server has answered, however long that takes. Raises LostLeaseError when the lease ran out;
+        WithdrawnError for a reader who said stop, or whose address has its letter of the same job: do not send it;
+        MailDeferredError when another letter has just taken the last place under `cap`.
         """
         try:
             with self._database.begin() as tx:
-                withdrawn = suppression_reason(tx, letter.site, letter.member, address_hash, purpose)
+                withdrawn = suppression_reason(
+                    tx, letter.site, letter.group, letter.member, address_hashes, purpose
+                )
                 if withdrawn:
                     raise WithdrawnError(withdrawn)
+                if cap is not None:
+                    if tx.connection.dialect.name == "postgresql":  # SQLite has one writer anyway
+                        tx.execute(sa.select(sa.func.pg_advisory_xact_lock(_number(address_hashes[0]))))
+                    since = tx.now - timedelta(days=cap.days)
+                    people = {letter.member: address_hashes}
+                    had = _promotional_since(tx, letter.site, people, since, but=letter.id)
+                    if len(had[letter.member]) >= cap.letters:
+                        raise MailDeferredError(
+                            "another promotional letter to this person came first", counts=False
+                        )
                 result = tx.execute(
                     sa.update(messages)
                     .where(
@@ -133,7 +161,8 @@ class Ledger:
                         marked=True,
                         next_at=tx.now + timedelta(seconds=LEASE_S),
                         message_id=message_id,
-                        address_hash=address_hash,
+                        address_hash=address_hashes[0],
+                        domain=domain or None,
                         evidence=evidence,
                     )
                 )
@@ -155,8 +184,8 @@ class Ledger:
                 attempts=letter.attempts + 1,
             )
 
-    def skip(self, letter: ClaimedLetter, reason: str) -> None:
-        self._end(letter, "skipped", reason)
+    def skip(self, letter: ClaimedLetter, reason: str, evidence: str | None = None) -> None:
+        self._end(letter, "skipped", reason, evidence=evidence)
 
     def fail(self, letter: ClaimedLetter, reason: str) -> None:
         """It never went out, so the mark is void: another letter of the job to this address may try."""
@@ -171,7 +200,15 @@ class Ledger:
                 tx, messages, letter.row, state=state, reason=reason, attempts=letter.attempts + 1, **values
             )
 
-    def defer(self, letter: ClaimedLetter, *, delay_s: float, reason: str, counts: bool = True) -> None:
+    def defer(
+        self,
+        letter: ClaimedLetter,
+        *,
+        delay_s: float,
+        reason: str,
+        counts: bool = True,
+        evidence: str | None = None,
+    ) -> None:
         with self._database.begin() as tx:
             settle(
                 tx,
@@ -180,6 +217,7 @@ class Ledger:
                 state="deferred",
                 marked=False,
                 reason=reason,
+                evidence=evidence,
                 attempts=letter.attempts + int(counts),
                 next_at=tx.now + timedelta(seconds=delay_s),
             )
@@ -204,6 +242,22 @@ class Ledger:
         """Keep what this process holds."""
         with self._database.begin() as tx:
             renew(tx, messages, ("sending",), lease=self._hand.lease, lease_s=LEASE_S)
+
+    def promotional_since(
+        self, site: SiteId, people: Mapping[MemberId, Sequence[str]], since: datetime
+    ) -> Mapping[MemberId, list[datetime]]:
+        """When promotional letters went to each of these people (given with the hashes of their address), or may
+        have gone. Give at most some hundreds."""
+        with self._database.read() as tx:
+            return _promotional_since(tx, site, people, since)
+
+    def sent_since(self, since: timedelta, domain: str | None = None) -> int:
+        """How many letters the mail server took in this last stretch of time, of one recipient domain or of all."""
+        with self._database.read() as tx:
+            query = sa.select(sa.func.count()).where(messages.c.sent_at > tx.now - since)
+            if domain is not None:
+                query = query.where(messages.c.domain == domain)
+            return tx.connection.scalar(query) or 0
 
     def any_due(self) -> bool:
         with self._database.read() as tx:
@@ -265,8 +319,7 @@ class Ledger:
         row = tx.execute(sa.select(messages).where(messages.c.id == id).with_for_update()).first()
         if row is None:
             raise NotThereError(f"there is no letter {id}")
-        released = or_released and row.state in _WAITING and row.reply == _RELEASED
-        if row.state != "in_doubt" and not released:
+        if row.state != "in_doubt" and not (or_released and was_released(row)):
             raise WrongStateError(f"the letter is {row.state}, not in doubt")
         return row
 
@@ -311,6 +364,11 @@ class Ledger:
             return list(tx.execute(query))
 
 
+def was_released(row: sa.Row[Any]) -> bool:
+    """Somebody decided to send it again while it was in doubt, and it still waits."""
+    return row.state in _WAITING and row.reply == _RELEASED
+
+
 def _is_released() -> sa.ColumnElement[bool]:
     return sa.and_(messages.c.state.in_(_WAITING), messages.c.reply == _RELEASED)
 
@@ -321,24 +379,71 @@ def may_go_at(row: sa.Row[Any], now: datetime) -> datetime:
 
 
 def suppression_reason(
-    tx: Transaction, site: SiteId, member: MemberId, address_hash: str, purpose: Purpose
+    tx: Transaction,
+    site: SiteId,
+    group: GroupId,
+    member: MemberId,
+    address_hashes: Sequence[str],
+    purpose: Purpose,
 ) -> str | None:
-    scopes = ("all", "promotional") if purpose is Purpose.PROMOTIONAL else ("all",)
+    scopes = ["all", f"group:{group}"] + (["promotional"] if purpose is Purpose.PROMOTIONAL else [])
     return tx.connection.scalar(
         sa.select(suppressions.c.reason)
         .where(
             suppressions.c.site == site,
-            suppressions.c.subject.in_(suppression_subjects(member, address_hash)),
+            suppressions.c.subject.in_(suppression_subjects(member, address_hashes)),
             suppressions.c.scope.in_(scopes),
+            suppressions.c.cause != "full",
+            stands(tx),
         )
         .order_by(suppressions.c.scope)
         .limit(1)
     )
 
 
-def suppression_subjects(member: MemberId, address_hash: str) -> list[str]:
+def stands(tx: Transaction) -> sa.ColumnElement[bool]:
+    """A suppression that has not expired."""
+    return sa.or_(suppressions.c.expires_at.is_(None), suppressions.c.expires_at > tx.now)
+
+
+def suppression_subjects(member: MemberId, address_hashes: Sequence[str | None]) -> list[str]:
     """Under which names a person may be suppressed."""
-    return [f"member:{member}", *([f"address:{address_hash}"] if address_hash else [])]
+    return [f"member:{member}", *(f"address:{known}" for known in address_hashes if known)]
+
+
+def _promotional_since(
+    tx: Transaction,
+    site: SiteId,
+    people: Mapping[MemberId, Sequence[str]],
+    since: datetime,
+    but: str = "",
+) -> dict[MemberId, list[datetime]]:
+    owner = {known: member for member, hashes in people.items() for known in hashes if known}
+    at = sa.func.coalesce(messages.c.sent_at, messages.c.due_at, type_=messages.c.sent_at.type)
+    rows = tx.execute(
+        sa.select(messages.c.member, messages.c.address_hash, at.label("at")).where(
+            messages.c.site == site,
+            sa.or_(messages.c.member.in_(list(people)), messages.c.address_hash.in_(list(owner))),
+            messages.c.purpose == str(Purpose.PROMOTIONAL),
+            sa.or_(
+                messages.c.state.in_(("sent", "in_doubt")),
+                sa.and_(messages.c.state == "sending", messages.c.marked),
+            ),
+            at > since,
+            messages.c.id != but,
+        )
+    )
+    found: dict[MemberId, list[datetime]] = {member: [] for member in people}
+    for row in rows:
+        whose = {MemberId(row.member), owner.get(row.address_hash or "", MemberId(row.member))}
+        for member in whose & found.keys():
+            found[member].append(row.at)
+    return found
+
+
+def _number(address_hash: str) -> int:
+    """As PostgreSQL names a lock: a signed number of 64 bits."""
+    return int.from_bytes(hashlib.sha256(address_hash.encode()).digest()[:8], "big", signed=True)
 
 
 def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequence[PlannedLetter]) -> None:

@@ -119,7 +119,7 @@ messages = sa.Table(
     sa.Column("reply", sa.Text),
     sa.Column("evidence", sa.Text),
     sa.Column("address_hash", sa.String(64)),
-    sa.Column("domain", sa.String(255)),  # of the reader's address; known once it was about to go
+    sa.Column("domain", sa.String(255)),  # AddressHashes.domain_of the reader, known once it was about to go
     sa.Column("message_id", sa.String(200)),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("due_at", UtcDateTime, nullable=False),

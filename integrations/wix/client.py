@@ -225,8 +225,11 @@ class WixClient(WixPort):
             lambda status: status != "pending",
         )
 
-    def unsubscribe(self, site: SiteId, email: str) -> None:
-        protocol.require_taken(self._ask(site, protocol.unsubscribe(email)), "subscription")
+    def set_subscription(
+        self, site: SiteId, email: str, *, status: str = "", deliverability: str = ""
+    ) -> None:
+        call = protocol.set_subscription(email, status, deliverability)
+        protocol.require_taken(self._ask(site, call), "subscription")
 
     def _decide(
         self,

@@ -175,8 +175,9 @@ def query_subscriptions(emails: list[str], offset: int) -> Call:
     return Call("queryEmailSubscriptions", "subscriptions", "POST", "/query", body=body)
 
 
-def unsubscribe(email: str) -> Call:
-    body = {"subscription": {"email": email, "subscriptionStatus": "UNSUBSCRIBED"}}
+def set_subscription(email: str, status: str, deliverability: str) -> Call:
+    said = {"subscriptionStatus": status, "deliverabilityStatus": deliverability}
+    body = {"subscription": {"email": email, **{field: value for field, value in said.items() if value}}}
     return Call("upsertEmailSubscription", "subscriptions", "POST", "", body=body)
 
 

@@ -16,6 +16,7 @@ from chaos.smtp import FAULTS, SLOW_S, UNDECIDABLE, MailServer
 from core.errors import IntegrationError, MailDeferredError, MailInDoubtError, MailRefusedError
 from integrations.email.transport import SmtpMail
 from integrations.email.url import parse_email_url
+from tests.house import cleared
 
 SENDER, ANA, BO = "usher@example.org", "ana@example.com", "bo@example.com"
 
@@ -39,7 +40,7 @@ def mail(server: MailServer) -> Iterator[SmtpMail]:
 
 
 def send(mail: SmtpMail, number: int = 1, *, to: str = ANA, commit: Callable[[], None] = lambda: None) -> str:
-    return mail.send(SENDER, to, letter(number), commit)
+    return mail.send(cleared(to), SENDER, letter(number), commit)
 
 
 def outcome(mail: SmtpMail, number: int = 1) -> type[IntegrationError] | None:

@@ -21,6 +21,7 @@ from integrations.email.message import build_message, message_id_for, parse_send
 from integrations.email.render import Content, Renderer
 from integrations.email.transport import SmtpMail
 from integrations.email.url import parse_email_url
+from tests.house import cleared
 
 LETTERS = Renderer(Path(__file__).parents[2] / "templates" / "email")
 WAY_OUT: Mapping[str, str] = {
@@ -101,7 +102,7 @@ def test_a_shipped_letter_arrives_whole_with_the_headers_of_its_purpose(name: st
     raw = build(content, purpose=purpose, list_id="g1.s1.example.org", list_name="יוגה", **WAY_OUT)
     with mail_server() as server:
         mail = SmtpMail(parse_email_url(f"smtp://127.0.0.1:{server.port}"))
-        mail.send("bounce@example.org", "ana@example.com", raw, lambda: None)
+        mail.send(cleared("ana@example.com"), "bounce@example.org", raw, lambda: None)
         mail.close()
     received = server.letters[0].content
     assert received == raw

@@ -134,7 +134,7 @@ def test_a_group_is_read_as_in_its_example():
 def test_an_opt_out_is_an_upsert_as_documented():
     wix = WixStandIn().on(SUBSCRIPTIONS, example_answer("upsertEmailSubscription"))
 
-    a_client(wix).unsubscribe(SITE, "chloe@example.com")
+    a_client(wix).set_subscription(SITE, "chloe@example.com", status="UNSUBSCRIBED")
 
     documented = example("endpoints", "upsertEmailSubscription")["request"]
     assert (wix.asked[-1].method, str(wix.asked[-1].url)) == (documented["method"], documented["url"])
@@ -517,7 +517,7 @@ def test_other_refusals_of_a_decision_are_told():
     [
         lambda wix: wix.approve_requests(SITE, GROUP, [CHLOE]),
         lambda wix: wix.reject_requests(SITE, GROUP, [CHLOE], "no"),
-        lambda wix: wix.unsubscribe(SITE, "chloe@example.com"),
+        lambda wix: wix.set_subscription(SITE, "chloe@example.com", status="UNSUBSCRIBED"),
     ],
 )
 def test_an_object_that_answers_something_else_is_no_sign_that_wix_did_it(ask: Callable[[WixClient], object]):
@@ -896,7 +896,7 @@ LEAKS = {
     "ask",
     [
         lambda client: client.get_subscriptions(SITE, [ADDRESS]),
-        lambda client: client.unsubscribe(SITE, ADDRESS),
+        lambda client: client.set_subscription(SITE, ADDRESS, status="UNSUBSCRIBED"),
         lambda client: client.get_members(SITE, [MemberId(ADDRESS)]),
         lambda client: client.list_answers(SITE, GROUP, [MemberId(ADDRESS)]),
         lambda client: client.reject_requests(SITE, GROUP, [CHLOE], f"we know {ADDRESS}"),

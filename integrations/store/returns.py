@@ -1,0 +1,116 @@
+"""What comes back of a letter after the mail server took it: bounces, complaints, opt-outs, answers.
+
+Each is written in one transaction, and again is harmless: what was known already changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from core.community import GroupId, MemberId, SiteId
+from core.letters import WixCall
+from integrations.store.database import Database, Transaction
+from integrations.store.ledger import suppression_subjects, was_released
+from integrations.store.outbox import owe_calls
+from integrations.store.suppressions import FULL_FOR, bury_address, suppress, unsubscribe
+from integrations.store.tables import messages
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The letter that something came back of. `domain` is of the reader's address, "" when it was forgotten."""
+
+    site: SiteId
+    group: GroupId
+    member: MemberId
+    domain: str
+    news: bool
+    """False: this was known before."""
+
+
+class Returns:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def bounced(self, letter: str, reason: str, *, address: str = "") -> Known | None:
+        """The letter did not arrive after all. `address`: "dead", "full", or "" when it says nothing of the address.
+        None for a letter that is not known."""
+        with self._database.begin() as tx:
+            row = _row(tx, letter)
+            if row is None:
+                return None
+            # A bounce shows that the server took it, whatever the worker got to hear.
+            news = row.bounced_at is None and (
+                row.state in ("sent", "in_doubt")
+                or (row.state == "sending" and row.marked)
+                or was_released(row)
+            )
+            if news:
+                values = {"state": "bounced", "reason": reason, "bounced_at": tx.now, "lease": None}
+                tx.execute(sa.update(messages).where(messages.c.id == letter).values(**values))
+            if news and row.address_hash and address == "dead":
+                bury_address(tx, row.site, row.member, row.address_hash, reason, letter=letter)
+            elif news and row.address_hash and address == "full":
+                suppress(
+                    tx,
+                    row.site,
+                    f"address:{row.address_hash}",
+                    "all",
+                    cause="full",
+                    reason=reason,
+                    letter=letter,
+                    expires_at=tx.now + FULL_FOR,
+                )
+            return _known(row, news=news)
+
+    def complained(self, letter: str, reason: str) -> Known | None:
+        """The reader called it spam: nobody writes to them again, and Wix is owed the news."""
+        with self._database.begin() as tx:
+            row = _row(tx, letter)
+            if row is None:
+                return None
+            news = row.complained_at is None
+            if news:
+                tx.execute(sa.update(messages).where(messages.c.id == letter).values(complained_at=tx.now))
+                for subject in suppression_subjects(row.member, [row.address_hash]):
+                    suppress(tx, row.site, subject, "all", cause="complaint", reason=reason, letter=letter)
+                call = WixCall(
+                    key=f"complaint:{row.member}",
+                    kind="complaint",
+                    group=None,
+                    member=row.member,
+                    text=row.address_hash or "",
+                )
+                owe_calls(tx, row.site, None, [call], again=True)
+            return _known(row, news=news)
+
+    def unsubscribed(self, letter: str, source: str) -> Known | None:
+        """The reader of this letter wants no more promotional ones."""
+        with self._database.begin() as tx:
+            row = _row(tx, letter)
+            if row is None:
+                return None
+            unsubscribe(tx, row.site, row.member, row.address_hash or "", source, letter=letter)
+            return _known(row, news=True)
+
+    def replied(self, message_ids: Collection[str]) -> int:
+        """Somebody answered these letters; returns how many of them are ours and had no answer yet."""
+        with self._database.begin() as tx:
+            found = tx.execute(
+                sa.update(messages)
+                .where(messages.c.message_id.in_(message_ids), messages.c.replied_at.is_(None))
+                .values(replied_at=tx.now)
+            )
+            return found.rowcount
+
+
+def _row(tx: Transaction, letter: str) -> sa.Row[Any] | None:
+    return tx.execute(sa.select(messages).where(messages.c.id == letter).with_for_update()).first()
+
+
+def _known(row: sa.Row[Any], *, news: bool) -> Known:
+    return Known(SiteId(row.site), GroupId(row.group_id), MemberId(row.member), row.domain or "", news)

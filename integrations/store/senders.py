@@ -1,0 +1,242 @@
+"""How a sender fares: failures in a row, pauses, and who may try again. One row for all readers, one for each domain
+that made trouble.
+
+A run of failures pauses the sender, or one domain. When the pause is over one worker gets through and tries, while
+it is still on for the others: success lifts it, failure makes it longer. Only who tried may do either. What comes in
+late from before the pause says nothing new.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from core.pacing import TRIP_AFTER, Pause, pause_length
+from integrations.store.database import Database, Transaction
+from integrations.store.tables import senders
+
+log = logging.getLogger(__name__)
+
+PROBE = timedelta(minutes=1)
+"""Who tries and is never heard of again holds up the next one for so long."""
+
+
+class Senders:
+    """The rows of one sender, an address of ours. Domains are lower case, "" is all of them. Build it after the fork.
+
+    What was read of a domain is kept until it is read again, so that success costs nothing where all is well.
+    """
+
+    def __init__(self, database: Database, sender: str) -> None:
+        self._database = database
+        self._sender = sender
+        self._troubled: set[str] = set()
+        self._trials: dict[str, int] = {}
+        """Domain: the number of pauses at the time when this process got through to try."""
+        self._first_sent_at: datetime | None = None
+
+    def paused(self, domain: str = "") -> Pause | None:
+        """The pause that keeps letters to this domain from going, the whole sender's first; None: write.
+
+        Asked before each letter. When a pause is over None is also the leave to try, given to one, so whoever gets
+        it should send: the others see the pause go on for a minute.
+        """
+        with self._database.read() as tx:
+            rows = self._read(tx, domain)
+            over = [row for row in rows if row.paused_until is not None]
+            if not over:
+                return None
+            if pause := _running(over, tx.now):
+                return pause
+        with self._database.begin() as tx:
+            rows = [row for row in self._read(tx, domain, lock=True) if row.paused_until is not None]
+            if pause := _running(rows, tx.now):
+                return pause
+            for row in rows:
+                self._update(tx, row.domain, paused_until=tx.now + PROBE)
+        for row in rows:
+            self._trials[row.domain] = row.pauses
+            log.info("sender.tried", extra={"domain": row.domain, "reason": row.reason})
+        return None
+
+    def pauses(self) -> dict[str, Pause]:
+        """All pauses by domain, "" for the whole sender's. One whose `until` is past is over as soon as somebody
+        tried: `paused` says to whom."""
+        with self._database.read() as tx:
+            rows = tx.execute(self._mine(senders.c.paused_until.is_not(None)))
+            return {row.domain: _pause_of(row) for row in rows}
+
+    def failed(self, domain: str, reason: str) -> Pause | None:
+        """One more failure in a row of this domain, or of the whole sender for "": something that is not about one
+        person's address. Returns the pause it led to, if it did."""
+        with self._database.begin() as tx:
+            row = self._count_failure(tx, domain)
+            self._troubled.add(domain)
+            if row.paused_until is None and row.failures < TRIP_AFTER:
+                return None
+            pause = self._pause(tx, row, reason)
+        return _logged(pause, row)
+
+    def pause(self, domain: str, reason: str, for_s: float | None = None) -> Pause:
+        """Pause at once, for so long, or as long as is next; a pause that runs already is not made shorter."""
+        with self._database.begin() as tx:
+            row = self._count_failure(tx, domain)
+            self._troubled.add(domain)
+            pause = self._pause(tx, row, reason, for_s)
+        if pause is None:
+            return _pause_of(row)
+        return _logged(pause, row) or pause
+
+    def worked(self, domain: str) -> None:
+        """A letter to this domain was taken: the runs of failures end, and so does the pause of who tried.
+
+        Notes the sender's first letter. Writes nothing when there is nothing to note.
+        """
+        troubled = sorted({"", domain} & self._troubled)
+        if not troubled and self._first_sent_at is not None:
+            return
+        resumed = []
+        with self._database.begin() as tx:
+            first = self._first_sent_at or self._note_first_letter(tx)
+            for name in troubled:
+                trial = self._trials.get(name)
+                mine = sa.and_(senders.c.paused_until.is_not(None), senders.c.pauses == trial)
+                free = senders.c.paused_until.is_(None)
+                if (
+                    self._forget(tx, name, free if trial is None else sa.or_(free, mine))
+                    and trial is not None
+                ):
+                    resumed.append(name)
+        self._first_sent_at = first
+        for name in troubled:
+            self._troubled.discard(name)
+            self._trials.pop(name, None)
+        for name in resumed:
+            log.info("sender.resumed", extra={"domain": name, "reason": "a letter was taken"})
+
+    def resume(self, domain: str = "") -> bool:
+        """By hand: no pause and no failures. False when there was neither."""
+        with self._database.begin() as tx:
+            found = self._forget(
+                tx, domain, sa.or_(senders.c.paused_until.is_not(None), senders.c.failures > 0)
+            )
+        if found:
+            log.info("sender.resumed", extra={"domain": domain, "reason": "by hand"})
+        return found
+
+    def first_sent_at(self) -> datetime | None:
+        """When the first letter of this sender went out; None before it."""
+        if self._first_sent_at is None:
+            with self._database.read() as tx:
+                self._read(tx, "")
+        return self._first_sent_at
+
+    def all(self) -> list[sa.Row[Any]]:
+        """The rows of this sender, to be shown: the one for all readers, then by domain."""
+        with self._database.read() as tx:
+            return list(tx.execute(self._mine().order_by(senders.c.domain)))
+
+    def _read(self, tx: Transaction, domain: str, *, lock: bool = False) -> list[sa.Row[Any]]:
+        """The rows that matter for a letter to this domain, the whole sender's first."""
+        asked = {"", domain}
+        query = self._mine(senders.c.domain.in_(asked)).order_by(senders.c.domain)
+        rows = list(tx.execute(query.with_for_update() if lock else query))
+        troubled = {row.domain for row in rows if row.failures or row.pauses or row.paused_until is not None}
+        self._troubled = (self._troubled - asked) | troubled
+        for row in rows:
+            if row.domain == "" and row.first_sent_at is not None:
+                self._first_sent_at = row.first_sent_at
+        return rows
+
+    def _mine(self, *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        return sa.select(senders).where(senders.c.sender == self._sender, *where)
+
+    def _count_failure(self, tx: Transaction, domain: str) -> sa.Row[Any]:
+        new = {"sender": self._sender, "domain": domain, "failures": 1, "pauses": 0, "changed_at": tx.now}
+        return tx.execute(
+            tx.insert(senders)
+            .values(new)
+            .on_conflict_do_update(
+                index_elements=[senders.c.sender, senders.c.domain],
+                set_={"failures": senders.c.failures + 1, "changed_at": tx.now},
+            )
+            .returning(senders)
+        ).one()
+
+    def _pause(
+        self, tx: Transaction, row: sa.Row[Any], reason: str, for_s: float | None = None
+    ) -> Pause | None:
+        """None when a pause is on already: whoever fails meanwhile met the same wall, except for the one who tried."""
+        tried = self._trials.pop(row.domain, None)
+        length = pause_length(row.pauses) if for_s is None else timedelta(seconds=for_s)
+        until = tx.now + length
+        if (
+            row.paused_until is not None
+            and tried != row.pauses
+            and (for_s is None or until <= row.paused_until)
+        ):
+            return None
+        self._update(tx, row.domain, failures=0, pauses=row.pauses + 1, paused_until=until, reason=reason)
+        return Pause(row.domain, until, reason)
+
+    def _update(self, tx: Transaction, domain: str, **values: Any) -> None:
+        tx.execute(
+            sa.update(senders)
+            .where(senders.c.sender == self._sender, senders.c.domain == domain)
+            .values(changed_at=tx.now, **values)
+        )
+
+    def _forget(self, tx: Transaction, domain: str, where: sa.ColumnElement[bool]) -> bool:
+        """All is well: a domain needs no row for that."""
+        here = sa.and_(senders.c.sender == self._sender, senders.c.domain == domain, where)
+        if domain:
+            return tx.execute(sa.delete(senders).where(here)).rowcount == 1
+        fresh = {"failures": 0, "pauses": 0, "paused_until": None, "reason": None, "changed_at": tx.now}
+        return tx.execute(sa.update(senders).where(here).values(fresh)).rowcount == 1
+
+    def _note_first_letter(self, tx: Transaction) -> datetime:
+        now = sa.literal(tx.now, senders.c.first_sent_at.type)
+        new = {"sender": self._sender, "domain": "", "failures": 0, "pauses": 0, "changed_at": tx.now}
+        first: datetime = tx.execute(
+            tx.insert(senders)
+            .values(new | {"first_sent_at": now})
+            .on_conflict_do_update(
+                index_elements=[senders.c.sender, senders.c.domain],
+                set_={"first_sent_at": sa.func.coalesce(senders.c.first_sent_at, now)},
+            )
+            .returning(senders.c.first_sent_at)
+        ).scalar_one()
+        return first
+
+
+def whole_sender_paused(tx: Transaction, sender: str) -> sa.ColumnElement[bool]:
+    """True while nobody is written to. For claims: no letter is due meanwhile. It ends with the pause, so that
+    somebody comes and tries."""
+    return sa.exists().where(
+        senders.c.sender == sender, senders.c.domain == "", senders.c.paused_until > tx.now
+    )
+
+
+def _running(rows: list[sa.Row[Any]], now: datetime) -> Pause | None:
+    return next((_pause_of(row) for row in rows if row.paused_until > now), None)
+
+
+def _pause_of(row: sa.Row[Any]) -> Pause:
+    return Pause(row.domain, row.paused_until, row.reason or "")
+
+
+def _logged(pause: Pause | None, row: sa.Row[Any]) -> Pause | None:
+    if pause is not None:
+        log.warning(
+            "sender.paused",
+            extra={
+                "domain": pause.domain,
+                "reason": pause.reason,
+                "until": pause.until.isoformat(timespec="seconds"),
+                "pauses": row.pauses + 1,
+            },
+        )
+    return pause
