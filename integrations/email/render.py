@@ -1,18 +1,23 @@
 """How a letter reads: a folder `templates/email/<name>/` and a context become subject, text and HTML.
 
-A letter is three Jinja templates: `subject.txt`, `body.txt`, and `body.mjml`, which then goes through MJML.
-Folders that start with `_` are not letters but what letters share (`{% extends "_layout/body.mjml" %}`).
+A letter is three Jinja templates: `subject.txt`, `body.txt`, and `body.mjml`, which then goes through MJML. They are
+in the language that body.mjml names with `{% set language = "he" %}`, in English if it names none. A folder below,
+named by a BCP 47 tag (`<name>/de/`), holds the same three files in that language; no letter mixes the two.
+Folders that start with `_` are not letters but what letters share (`{% extends "_layout/body.mjml" %}`); the layout's
+own words are in `_layout/words/<tag>.toml`.
 
 Every template may use these without a default, the worker hands them in as far as it knows them:
 
 - `member_name`, `group_name`, `site_name`: "" when unknown. People write them: they arrive here as one line,
   bounded, without control characters, and a member's name that looks like a link is dropped;
-- `site_url`, `unsubscribe_url`: "" unless http(s); the second is only there in promotional letters;
+- `site_url`, `unsubscribe_url`: "" unless http(s);
 - `reason`: why a request was declined, "" when nobody said;
 - `matched`: the words of an automation that met the answers, maybe none; `{{ matched|in_words }}` joins them;
 - `postal_address`: "" when not set;
-- `purpose`: "onboarding" or "promotional"; `language`: a BCP 47 tag. A letter written in one language says so
-  with `{% set language = "he" %}` in its body.mjml, which also turns it right to left.
+- `purpose`: "onboarding" or "promotional"; `language`: the tag of the language the letter is in; `words`: the
+  layout's words in it, empty when there is no file of them.
+
+`{{ group_name|bdi }}` keeps a name together, whatever the direction of the words around it.
 
 Whatever else an admin hands in is there by its own name and needs `|default(…)` in the template.
 """
@@ -20,8 +25,11 @@ Whatever else an admin hands in is there by its own name and needs `|default(…
 from __future__ import annotations
 
 import re
+import tomllib
 import traceback
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,33 +38,50 @@ from typing import Any
 
 import jinja2
 import mjml
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import Markup
 
 from core.consent import Purpose
 from core.errors import ConfigError, PermanentError
 
 FILES = ("subject.txt", "body.txt", "body.mjml")
+ENGLISH = "en"
 SUBJECT_CHARACTERS = 200  # far above what any client shows, far below what a header may hold
+LONGEST_PART = 1_000_000
+"""Characters; a letter of a tenth of that is cut short by mailbox providers."""
+MOST_TURNS = 10_000
+"""How often all loops of one part together may go round."""
 
-_BOUNDS = {"member_name": 60, "group_name": 100, "site_name": 100, "reason": 500, "postal_address": 500}
-_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {**dict.fromkeys(_BOUNDS, ""), "site_url": "", "unsubscribe_url": "", "matched": ()}
-)
-# Reaches the other side of every `{% if … %}` when the letters are tried out.
-_EVERYTHING: Mapping[str, Any] = MappingProxyType(
+SAMPLES: Mapping[str, Any] = MappingProxyType(
     {
-        **dict.fromkeys(_BOUNDS, "Ana"),
-        **dict.fromkeys(("site_url", "unsubscribe_url"), "https://example.com/"),
-        "matched": ("one", "two", "three"),
+        "member_name": "Ana",
+        "group_name": "Morning Movers",
+        "site_name": "Riverside Studio",
+        "reason": "The group is full.",
+        "postal_address": "1 Example Road, Exampletown",
+        "site_url": "https://www.example.com/",
+        "unsubscribe_url": "https://usher.example.com/unsubscribe/sample",
+        "matched": ("yoga", "pilates", "tai chi"),
     }
 )
-_RIGHT_TO_LEFT = frozenset({"ar", "fa", "he", "iw", "ur", "yi"})
+"""What templates may use without a default, all of it there, as in the letter of somebody well known."""
+
+_BOUNDS = {"member_name": 60, "group_name": 100, "site_name": 100, "reason": 500, "postal_address": 500}
+_DEFAULTS: Mapping[str, Any] = MappingProxyType({**dict.fromkeys(SAMPLES, ""), "matched": ()})
+_RIGHT_TO_LEFT = frozenset({"ar", "dv", "fa", "he", "ps", "ur", "yi"})
+_FORMER_TAGS = {"iw": "he", "in": "id", "ji": "yi"}  # as old Java still writes them
 _LIKE_A_LINK = re.compile(r"//|@|www\.|\w\.\w{2,}", re.IGNORECASE)
 _LINK = re.compile(r"https?://[^\s<>\"'`\\^{|}]+")
 _UNWANTED = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069\ufeff\ufdd0-\ufdef\ufffe\uffff]"
 )
-_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
+_LANGUAGE = re.compile(
+    r"[a-z]{2,3}(-[a-z]{4})?(-([a-z]{2}|[0-9]{3}))?(-([a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*(-[a-wyz0-9](-[a-z0-9]{2,8})+)*"
+)
+"""A lower-case language tag without private use (RFC 5646, section 2.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +91,81 @@ class Content:
     subject: str = field(repr=False)
     text: str = field(repr=False)
     html: str = field(repr=False)
+    language: str = ENGLISH
+    """The BCP 47 tag, in lower case, of the language it is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong with a letter. `severity`: "error" or "warning"; `file` is relative to the letters' folder."""
+
+    severity: str
+    file: str
+    line: int | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """The three files of a letter filled in, before anything is tidied or made HTML."""
+
+    subject: str = field(repr=False)
+    text: str = field(repr=False)
+    mjml: str = field(repr=False)
+    language: str
+    place: str
+    """Its folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    language: str
+    """Of the letter's own folder."""
+    variants: Mapping[str, tuple[jinja2.Template, ...]]
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Bounds what a slip in a template could cost: without it one `range` too many holds a worker for hours."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" or not all(isinstance(side, int | float) for side in (left, right)):
+            raise SecurityError(f"{operator} is for numbers of a letter's size")
+        return super().call_binop(context, operator, left, right)
+
+    def _generate(
+        self, source: nodes.Template, name: str | None, filename: str | None, defer_init: bool = False
+    ) -> str:
+        for loop in source.find_all(nodes.For):
+            loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
+        source.set_environment(self)
+        return super()._generate(source, name, filename, defer_init)
+
+
+_turns_left: ContextVar[Iterator[int]] = ContextVar("turns_left")
+
+
+def _counted(items: Iterable[Any]) -> Iterator[Any]:
+    turns = _turns_left.get(iter(range(MOST_TURNS)))
+    for item in items:
+        if next(turns, None) is None:
+            raise SecurityError(f"loops go round more than {MOST_TURNS} times")
+        yield item
 
 
 class Renderer:
-    """All letters of one directory, compiled once. Raises ConfigError naming every mistake, file and line."""
+    """All letters of one directory, compiled once. Raises ConfigError naming every mistake, file and line.
 
-    def __init__(self, directory: Path) -> None:
+    With a list for `findings` the mistakes go there instead, and letters that have one are left out.
+    """
+
+    def __init__(self, directory: Path, findings: list[Finding] | None = None) -> None:
         self._directory = directory
-        self._environment = ImmutableSandboxedEnvironment(
+        self._environment = _Environment(
             loader=jinja2.FileSystemLoader(directory),
             undefined=jinja2.StrictUndefined,
             autoescape=lambda name: name is not None and name.endswith(".mjml"),
@@ -82,93 +174,194 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters |= {"direction": direction_of, "in_words": _in_words}
-        self._letters: dict[str, tuple[jinja2.Template, ...]] = {}
-        problems: list[str] = []
+        self._environment.filters |= {
+            "bdi": _bdi,
+            "counted": _counted,
+            "direction": direction_of,
+            "in_words": _in_words,
+        }
+        self._letters: dict[str, _Letter] = {}
+        self.words: dict[str, Mapping[str, Any]] = {}
+        """What the layout says itself, by language."""
+        mistakes = self._read_words()
         folders = sorted(directory.iterdir()) if directory.is_dir() else []
         for folder in folders:
             if folder.is_dir() and not folder.name.startswith(("_", ".")):
-                problems += self._load(folder.name)
-        if not self._letters and not problems:
-            problems.append(f"{directory}: no letters here (a letter is a folder with {', '.join(FILES)})")
-        if problems:
-            raise ConfigError("The letters cannot be used:", problems)
+                mistakes += self._load(folder)
+        if not self._letters and not mistakes:
+            what = f"no letters here (a letter is a folder with {', '.join(FILES)})"
+            mistakes.append(Finding("error", str(directory), None, what))
+        if findings is not None:
+            findings += mistakes
+        elif mistakes:
+            raise ConfigError("The letters cannot be used:", [str(mistake) for mistake in mistakes])
 
     def names(self) -> frozenset[str]:
         return frozenset(self._letters)
 
+    def places(self, name: str) -> dict[str, str]:
+        """The languages a letter is there in, and their folders: its own first, the others by name."""
+        letter = self._letters[name]
+        tags = (letter.language, *sorted(letter.variants.keys() - {letter.language}))
+        return {tag: _folder_of(letter.variants[tag]) for tag in tags}
+
     def render(
-        self, name: str, context: Mapping[str, Any], *, purpose: Purpose, language: str = "en"
+        self,
+        name: str,
+        context: Mapping[str, Any],
+        *,
+        purpose: Purpose,
+        language: str | Sequence[str] = ENGLISH,
     ) -> Content:
-        """Raises PermanentError, naming template and line but nothing of the context."""
-        if name not in self._letters:
-            raise PermanentError(f"there is no letter {name!r}")
-        values = _prepare(context, purpose, language)
-        subject, text, source = (self._fill(template, values) for template in self._letters[name])
-        subject = _one_line(subject, SUBJECT_CHARACTERS)
+        """`language`: what the reader wishes for, the dearest first; a language that a letter is not there in leads
+        to the wider one (pt-br, pt), then to the next wish, at last to that of the letter's own folder.
+
+        Raises PermanentError, naming template and line but nothing of the context.
+        """
+        filled = self.fill(name, context, purpose=purpose, language=language)
+        subject = _one_line(filled.subject, SUBJECT_CHARACTERS)
         if not subject:
-            raise PermanentError(f"{name}/subject.txt: the subject is empty")
+            raise PermanentError(f"{filled.place}/subject.txt: the subject is empty")
         try:
-            html = _to_html(source)
+            html = _to_html(filled.mjml)
         except ValueError as exc:
             # `exc` only says what MJML expected; the source around it may be somebody's name.
-            raise PermanentError(f"{name}/body.mjml: not MJML once filled in ({exc})") from None
-        return Content(subject=subject, text=_tidy(text), html=html)
+            raise PermanentError(f"{filled.place}/body.mjml: not MJML once filled in ({exc})") from None
+        return Content(subject=subject, text=_tidy(filled.text), html=html, language=filled.language)
+
+    def fill(
+        self, name: str, context: Mapping[str, Any], *, purpose: Purpose, language: str | Sequence[str]
+    ) -> Filled:
+        """As render, but only what Jinja does."""
+        letter = self._letters.get(name)
+        if letter is None:
+            raise PermanentError(f"there is no letter {name!r}")
+        wishes = (language,) if isinstance(language, str) else language
+        picked = next(filter(None, (_fitting(wish, letter.variants) for wish in wishes)), letter.language)
+        values = self._prepare(context, purpose, picked)
+        subject, text, source = (self._fill(template, values) for template in letter.variants[picked])
+        return Filled(subject, text, source, picked, _folder_of(letter.variants[picked]))
+
+    def _prepare(self, context: Mapping[str, Any], purpose: Purpose, language: str) -> dict[str, Any]:
+        words = self.words.get(_fitting(language, self.words) or "", {})
+        return _prepare(context, purpose) | {"language": language, "words": words}
 
     def _fill(self, template: jinja2.Template, values: Mapping[str, Any]) -> str:
         try:
-            return template.render(values)
+            return _render(template, values)
         except Exception as exc:  # noqa: BLE001 - templates are programs of their own, and may fail in any way
             where = self._where(exc, template)
             # Other messages may quote values of the context.
             plain = re.fullmatch(r"'\w+' is undefined", str(exc))
             raise PermanentError(f"{where}: {plain[0] if plain else type(exc).__name__}") from None
 
-    def _load(self, name: str) -> list[str]:
-        problems: list[str] = []
+    def _read_words(self) -> list[Finding]:
+        mistakes = []
+        for path in sorted((self._directory / "_layout" / "words").glob("*.toml")):
+            file = path.relative_to(self._directory).as_posix()
+            try:
+                text = path.read_text(encoding="utf-8")
+                self.words[_canonical(path.stem)] = tomllib.loads(text)
+            except UnicodeDecodeError:
+                mistakes.append(Finding("error", file, 1, "not UTF-8"))
+            except tomllib.TOMLDecodeError as exc:
+                at = re.search(r"at line (\d+)", str(exc))
+                line = int(at[1]) if at else text.count("\n") + 1
+                mistakes.append(Finding("error", file, line, f"not TOML: {exc}"))
+        return mistakes
+
+    def _load(self, folder: Path) -> list[Finding]:
+        """One letter in all its languages; kept when none has a mistake."""
+        language, mistakes = self._language_of(folder.name)
+        places = {language: folder.name}
+        for inner in sorted(folder.iterdir()):
+            if not inner.is_dir() or inner.name.startswith(("_", ".")):
+                continue
+            place, tag = f"{folder.name}/{inner.name}", _canonical(inner.name)
+            if not _LANGUAGE.fullmatch(tag):
+                what = 'not a language tag, such as "de" or "pt-BR" (other folders begin with _)'
+                mistakes.append(Finding("error", place, None, what))
+            elif tag in places:
+                what = f"the letter is in {tag!r} already: {places[tag]}"
+                mistakes.append(Finding("error", place, None, what))
+            else:
+                places[tag] = place
+        variants = {tag: self._load_variant(place, tag, mistakes) for tag, place in places.items()}
+        if not mistakes:
+            self._letters[folder.name] = _Letter(language, variants)
+        return mistakes
+
+    def _load_variant(
+        self, place: str, language: str, mistakes: list[Finding]
+    ) -> tuple[jinja2.Template, ...]:
         templates: list[jinja2.Template] = []
         for file in FILES:
             try:
-                templates.append(self._environment.get_template(f"{name}/{file}"))
+                templates.append(self._environment.get_template(f"{place}/{file}"))
             except jinja2.TemplateNotFound:
-                problems.append(f"{name}/{file}: missing")
+                mistakes.append(Finding("error", f"{place}/{file}", None, "missing"))
             except jinja2.TemplateSyntaxError as exc:
-                problems.append(f"{exc.name}:{exc.lineno}: {exc.message}")
+                mistakes.append(_finding(f"{exc.name}:{exc.lineno}", exc.message))
             except UnicodeDecodeError:
-                problems.append(f"{name}/{file}:1: not UTF-8")
+                mistakes.append(Finding("error", f"{place}/{file}", 1, "not UTF-8"))
         for template in templates:
-            problems += self._try(name, template, {}, Purpose.ONBOARDING) or self._try(
-                name, template, _EVERYTHING, Purpose.PROMOTIONAL
+            mistakes += self._try(place, template, language, {}, Purpose.ONBOARDING) or self._try(
+                place, template, language, SAMPLES, Purpose.PROMOTIONAL
             )
-        if not problems:
-            self._letters[name] = tuple(templates)
-        return problems
+        return tuple(templates)
+
+    def _language_of(self, place: str) -> tuple[str, list[Finding]]:
+        """What `{% set language = "…" %}` in body.mjml says."""
+        path = self._directory / place / "body.mjml"
+        try:
+            source = self._environment.parse(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, jinja2.TemplateSyntaxError):
+            return ENGLISH, []  # named when the file is loaded
+        for node in source.find_all(nodes.Assign):
+            if isinstance(node.target, nodes.Name) and node.target.name == "language":
+                said = node.node.value if isinstance(node.node, nodes.Const) else None
+                tag = _canonical(said) if isinstance(said, str) else ""
+                if _LANGUAGE.fullmatch(tag):
+                    return tag, []
+                what = 'language must be a plain tag, such as "de" or "pt-BR"'
+                return ENGLISH, [Finding("error", f"{place}/body.mjml", node.lineno, what)]
+        return ENGLISH, []
 
     def _try(
-        self, name: str, template: jinja2.Template, context: Mapping[str, Any], purpose: Purpose
-    ) -> list[str]:
+        self,
+        place: str,
+        template: jinja2.Template,
+        language: str,
+        context: Mapping[str, Any],
+        purpose: Purpose,
+    ) -> list[Finding]:
+        values = self._prepare(context, purpose, language)
         try:
-            filled = template.render(_prepare(context, purpose, "en"))
+            filled = _render(template, values)
         except jinja2.TemplateSyntaxError as exc:  # of what the letter extends or includes
-            return [f"{exc.name}:{exc.lineno}: {exc.message}"]
+            return [_finding(f"{exc.name}:{exc.lineno}", exc.message)]
         except jinja2.TemplateNotFound as exc:
-            return [f"{self._where(exc, template)}: there is no template {exc.name!r}"]
+            return [_finding(self._where(exc, template), f"there is no template {exc.name!r}")]
         except jinja2.UndefinedError as exc:
-            return [f"{self._where(exc, template)}: {exc}; a value of your own needs a default"]
+            what = f"{exc}; a value of your own needs a default"
+            if not values["words"] and "'dict object' has no attribute" in str(exc):
+                what = f"{exc}; {place} is in {language!r}, and there is no _layout/words/{language}.toml"
+            return [_finding(self._where(exc, template), what)]
         except Exception as exc:  # noqa: BLE001 - as in _fill
-            return [f"{self._where(exc, template)}: {type(exc).__name__}: {exc}"]
-        if template.name == f"{name}/subject.txt":
-            return [] if filled.strip() else [f"{template.name}:1: the subject is empty"]
-        if template.name != f"{name}/body.mjml":
+            return [_finding(self._where(exc, template), f"{type(exc).__name__}: {exc}")]
+        name = f"{template.name}"
+        if name == f"{place}/subject.txt":
+            return [] if filled.strip() else [Finding("error", name, 1, "the subject is empty")]
+        if name != f"{place}/body.mjml":
             return []
-        source = (self._directory / name / "body.mjml").read_text(encoding="utf-8")
+        source = (self._directory / place / "body.mjml").read_text(encoding="utf-8")
         try:
             html = _to_html(filled)
         except ValueError as exc:
             line, what = _unbalanced_tag(source) or (1, f"not MJML: {exc}")
-            return [f"{template.name}:{line}: {what}"]
+            return [Finding("error", name, line, what)]
         return [
-            f"{template.name}:{_line_of(tag, source)}: <{tag}> is not an MJML tag"
+            Finding("error", name, _line_of(tag, source), f"<{tag}> is not an MJML tag")
             for tag in sorted(set(re.findall(r"<(mj-[\w-]+)", html)))
         ]
 
@@ -185,10 +378,44 @@ def direction_of(language: str) -> str:
     return "rtl" if language.partition("-")[0].lower() in _RIGHT_TO_LEFT else "ltr"
 
 
-def _prepare(context: Mapping[str, Any], purpose: Purpose, language: str) -> dict[str, Any]:
+def _canonical(tag: str) -> str:
+    first, dash, rest = tag.lower().replace("_", "-").partition("-")
+    return _FORMER_TAGS.get(first, first) + dash + rest
+
+
+def _fitting(wish: str, tags: Iterable[str]) -> str | None:
+    """The tag to serve a wish with: its own, or a wider one (lookup, RFC 4647, section 3.4)."""
+    subtags = _canonical(wish).split("-")
+    while subtags:
+        if "-".join(subtags) in tags:
+            return "-".join(subtags)
+        subtags.pop()
+    return None
+
+
+def _render(template: jinja2.Template, values: Mapping[str, Any]) -> str:
+    token = _turns_left.set(iter(range(MOST_TURNS)))
+    try:
+        filled = template.render(values)
+    finally:
+        _turns_left.reset(token)
+    if len(filled) > LONGEST_PART:
+        raise SecurityError(f"longer than {LONGEST_PART} characters")
+    return filled
+
+
+def _folder_of(variant: tuple[jinja2.Template, ...]) -> str:
+    return str(variant[0].name).rpartition("/")[0]
+
+
+def _finding(where: str, message: str | None) -> Finding:
+    file, _, line = where.rpartition(":")
+    return Finding("error", file, int(line), message or "")
+
+
+def _prepare(context: Mapping[str, Any], purpose: Purpose) -> dict[str, Any]:
     given = {key: _clean(value) for key, value in context.items() if value is not None}
     values = {**_DEFAULTS, **given, "purpose": str(purpose)}
-    values["language"] = language if _LANGUAGE.fullmatch(language) else "en"
     for key, bound in _BOUNDS.items():
         values[key] = _one_line(str(values[key]), bound)
     if _LIKE_A_LINK.search(values["member_name"]):
@@ -196,8 +423,6 @@ def _prepare(context: Mapping[str, Any], purpose: Purpose, language: str) -> dic
         values["member_name"] = ""
     for key in ("site_url", "unsubscribe_url"):
         values[key] = values[key] if _LINK.fullmatch(str(values[key])) else ""
-    if purpose is not Purpose.PROMOTIONAL:
-        values["unsubscribe_url"] = ""
     values["matched"] = [_one_line(str(word), 60) for word in list(values["matched"])[:20]]
     return values
 
@@ -219,8 +444,31 @@ def _one_line(text: str, characters: int) -> str:
     return line if len(line) <= characters else line[: characters - 1].rstrip() + "…"
 
 
-def _in_words(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
+@jinja2.pass_context
+def _bdi(context: Context, text: str) -> str:
+    """Somebody's words set apart, so that neither they nor what stands around them turns the other about."""
+    if not text:
+        return ""
+    if context.eval_ctx.autoescape:
+        return Markup("<bdi>{}</bdi>").format(text)
+    # A left-to-right letter goes without: some clients show the marks as boxes.
+    return f"\u2068{text}\u2069" if direction_of(str(context.get("language", ""))) == "rtl" else text
+
+
+@jinja2.pass_context
+def _in_words(context: Context, words: Sequence[str]) -> str:
+    """ "one, two and three", in the letter's language."""
+    words = [str(word) for word in words if str(word)]
+    if not words:
+        return ""
+    joint = str(context.get("words", {}).get("and", " and "))
+    if joint[-1:].isalpha() and unicodedata.bidirectional(joint[-1]) != unicodedata.bidirectional(
+        words[-1][0]
+    ):
+        joint += "-"  # the Hebrew "and" is one with its word, unless that is in another script
+    *first, last = (_bdi(context, word) for word in words)
+    glue = Markup if context.eval_ctx.autoescape else str
+    return glue(joint).join(filter(None, (glue(", ").join(first), last)))
 
 
 def _tidy(text: str) -> str:
