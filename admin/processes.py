@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from email.utils import parseaddr
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,16 +24,19 @@ from core.automations import Automations, parse_automations
 from core.community import MemberId, SiteId
 from core.consent import Purpose
 from core.errors import ConfigError, JournalUnavailableError, PermanentError
+from integrations.email.pacing import Pacer, Slots
 from integrations.email.render import Renderer
+from integrations.email.return_path import ReturnPaths
 from integrations.email.transport import mail_from_url
 from integrations.email.unsubscribe import AddressHashes, UnsubscribeClaim, UnsubscribeTokens, hash_address
 from integrations.email.url import parse_email_url
-from integrations.shared import open_redis
+from integrations.shared import SharedRedis, open_redis
 from integrations.store.database import Database, parse_database_url
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
 from integrations.store.outbox import Outbox
+from integrations.store.senders import Senders
 from integrations.store.sites import Sites
 from integrations.store.suppressions import Suppressions
 from integrations.store.watches import Watches
@@ -91,6 +95,13 @@ def check_settings(*, sends: bool, templates: Path = TEMPLATES) -> Checked:
         if text:
             findings.take(lambda name=name, text=text: _named(name, lambda: load_public_key(text)))  # type: ignore[misc]
     findings.take(lambda: _named("EMAIL_URL", lambda: parse_email_url(settings.email_url.get_secret_value())))
+    if settings.email_bounces:
+        findings.take(
+            lambda: _named(
+                "EMAIL_BOUNCES",
+                lambda: ReturnPaths(parseaddr(settings.email_bounces)[1], settings.secret_keys),
+            )
+        )
     _check_places(settings, findings)
     renderer = findings.take(lambda: Renderer(templates))
     if sends and renderer is not None:
@@ -191,7 +202,7 @@ def _try_letter(renderer: Renderer, template: str, purpose: Purpose, head: Lette
         {},
         purpose=purpose,
         key=template,
-        reader=Reader(claim, group=stranger, email="somebody@example.com"),
+        reader=Reader(claim, letter="0" * 32, group=stranger, email="somebody@example.com"),
         date=datetime.now(UTC),
     )
 
@@ -226,6 +237,38 @@ def make_data_dir(settings: Settings) -> None:
         ) from exc
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def letterhead(settings: Settings) -> Letterhead:
+    """What stands on every letter, for settings that were checked."""
+    secret, *previous = settings.secret_keys
+    return Letterhead(
+        settings.email_from,
+        settings.email_postal_address,
+        settings.public_url,
+        UnsubscribeTokens(secret, previous),
+        return_paths(settings),
+    )
+
+
+def return_paths(settings: Settings) -> ReturnPaths | None:
+    """None when the mail server wants the plain sender, or EMAIL_FROM is too long to be extended.
+
+    Raises ValueError for an EMAIL_BOUNCES that cannot be used.
+    """
+    if not parse_email_url(settings.email_url.get_secret_value()).verp:
+        return None
+    if settings.email_bounces:
+        return ReturnPaths(parseaddr(settings.email_bounces)[1], settings.secret_keys)
+    try:
+        return ReturnPaths.from_sender(settings.email_from, settings.secret_keys)
+    except ValueError as exc:
+        log.warning("email.no_return_path", extra={"setting": "EMAIL_FROM", "reason": str(exc)})
+        return None
+
+
 @contextlib.contextmanager
 def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
     """Everything a worker works with, closed at the end of the block. Build it after the fork."""
@@ -242,27 +285,37 @@ def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
         api_key_site_id=settings.wix_site_id,
     )
     mail = mail_from_url(settings.email_url.get_secret_value())
+    way = parse_email_url(settings.email_url.get_secret_value())
+    head = letterhead(settings)
+    shared = SharedRedis(redis, time.monotonic)
+    senders = Senders(database, head.address)
+    ledger = Ledger(database, head.address)
     secret, *previous = settings.secret_keys
     services = Services(
         journal=Journal(database, listened=ROUTES),
-        ledger=Ledger(database),
+        ledger=ledger,
         outbox=Outbox(database),
         suppressions=Suppressions(database),
         sites=Sites(database),
         watches=Watches(database),
         wix=wix,
         mail=mail,
+        senders=senders,
+        pacer=Pacer(
+            head.address,
+            way.limits,
+            shared,
+            sent_since=lambda domain, since: ledger.sent_since(since, domain),
+            first_sent_at=senders.first_sent_at,
+            now=_now,
+        ),
+        slots=Slots(head.address, way.connections, shared, _now),
         renderer=checked.renderer,
         automations=checked.automations,
-        letterhead=Letterhead(
-            settings.email_from,
-            settings.email_postal_address,
-            settings.public_url,
-            UnsubscribeTokens(secret, previous),
-        ),
+        letterhead=head,
         hashes=AddressHashes(secret, previous),
         chance=random.random,
-        now=lambda: datetime.now(UTC),
+        now=_now,
     )
     try:
         yield services, Heartbeats(database)

@@ -88,14 +88,14 @@ def open_desk() -> Iterator[Desk]:
 
 
 def list_events(filters: Mapping[str, Any], *, limit: int, as_json: bool) -> None:
-    _check(filters, EVENT_STATES)
+    check_filters(filters, EVENT_STATES)
     with open_desk() as desk:
         rows = desk.journal.page(**filters, limit=limit + 1)
     _print_list(rows, limit, describe_event, _EVENT_COLUMNS, as_json=as_json)
 
 
 def list_messages(filters: Mapping[str, Any], *, limit: int, as_json: bool) -> None:
-    _check(filters, MESSAGE_STATES)
+    check_filters(filters, MESSAGE_STATES)
     with open_desk() as desk:
         rows = desk.ledger.page(**filters, limit=limit + 1)
     _print_list(rows, limit, describe_message, _MESSAGE_COLUMNS, as_json=as_json)
@@ -108,7 +108,7 @@ def replay_events(ids: Sequence[str], *, dead: bool, filters: Mapping[str, Any],
         raise ConfigError(
             "Nothing to replay", ["name events by id, or all dead ones with --dead (and --type)"]
         )
-    _check(filters)
+    check_filters(filters)
     with open_desk() as desk:
         choice = _Choice()
         if dead:
@@ -118,7 +118,7 @@ def replay_events(ids: Sequence[str], *, dead: bool, filters: Mapping[str, Any],
             lambda id_: desk.journal.page(id=EventId(id_), site=filters["site"]),
             lambda row: "is received, so it is worked off anyway" if row.state == "received" else None,
         )
-        _show(choice.rows, _EVENT_COLUMNS)
+        show_table(choice.rows, _EVENT_COLUMNS)
         choice.carry_out(
             "Work off once more what is listed above? Who has a letter gets no second one.",
             lambda row: desk.journal.replay(EventId(row.id), SiteId(row.site)),
@@ -133,9 +133,9 @@ def release_letters(ids: Sequence[str], older_than: float | None, *, yes: bool) 
 
         def goes(row: Row) -> str:
             at = may_go_at(row, now)
-            return f"from {_time(at)} on: its process may only be frozen" if at > now else "at once"
+            return f"from {spell_time(at)} on: its process may only be frozen" if at > now else "at once"
 
-        _show(choice.rows, {**_MESSAGE_COLUMNS, "Goes out again": goes})
+        show_table(choice.rows, {**_MESSAGE_COLUMNS, "Goes out again": goes})
         choice.carry_out(
             "Send again what is listed above? Who has the letter already gets it twice.",
             lambda row: desk.ledger.release(row.id),
@@ -147,7 +147,7 @@ def give_letters_up(ids: Sequence[str], older_than: float | None, *, yes: bool) 
     """`older_than` is in seconds. Raises SystemExit(1) when one of them could not be given up."""
     with open_desk() as desk:
         choice, _ = _in_doubt(desk, ids, older_than)
-        _show(choice.rows, _MESSAGE_COLUMNS)
+        show_table(choice.rows, _MESSAGE_COLUMNS)
         choice.carry_out("Never send what is listed above?", lambda row: desk.ledger.give_up(row.id), yes=yes)
 
 
@@ -156,9 +156,9 @@ def settle_found(file: str, *, yes: bool) -> None:
     wanted = _read_message_ids(file)
     with open_desk() as desk:
         rows = [row for row in desk.ledger.page(state="in_doubt", limit=None) if row.message_id in wanted]
-        _show(rows, _MESSAGE_COLUMNS)
+        show_table(rows, _MESSAGE_COLUMNS)
         print(f"{len(wanted)} Message-IDs read; {_count(rows)} in doubt among them.")
-        _agree("Note as sent what is listed above?", rows, yes=yes)
+        agree("Note as sent what is listed above?", rows, yes=yes)
         found = [row.message_id for row in rows]
         settled = sum(
             desk.ledger.found_accepted(found[start : start + 500]) for start in range(0, len(found), 500)
@@ -231,7 +231,7 @@ class _Choice:
     def carry_out(self, question: str, act: Callable[[Row], Row], *, yes: bool) -> None:
         if not self.rows and not self._refused:
             print("Nothing to do.")
-        _agree(question, self.rows, yes=yes)
+        agree(question, self.rows, yes=yes)
         for row in self.rows:
             try:
                 now = act(row)
@@ -243,7 +243,7 @@ class _Choice:
             sys.exit(1)
 
 
-def _agree(question: str, rows: Sequence[Row], *, yes: bool) -> None:
+def agree(question: str, rows: Sequence[object], *, yes: bool) -> None:
     """Go on only with a yes. Raises ConfigError when nobody can be asked, SystemExit(1) for a no."""
     import typer
 
@@ -258,7 +258,7 @@ def _agree(question: str, rows: Sequence[Row], *, yes: bool) -> None:
         sys.exit(1)
 
 
-def _check(filters: Mapping[str, Any], states: Sequence[str] = ()) -> None:
+def check_filters(filters: Mapping[str, Any], states: Sequence[str] = ()) -> None:
     """Raises ConfigError for what no row can have."""
     wrong = [
         f"--{name}: {value!r} is not printable ASCII without spaces"
@@ -273,14 +273,14 @@ def _check(filters: Mapping[str, Any], states: Sequence[str] = ()) -> None:
         )
 
 
-Columns = Mapping[str, Callable[[Row], object]]
+Columns = Mapping[str, Callable[[Any], object]]
 
 _EVENT_COLUMNS: Columns = {
     "Event": lambda row: row.id,
     "Site": lambda row: row.site,
     "Type": lambda row: row.type,
     "State": lambda row: row.state,
-    "Received": lambda row: _time(row.received_at),
+    "Received": lambda row: spell_time(row.received_at),
     "Attempts": lambda row: row.attempts,
     "Error": lambda row: row.error,
 }
@@ -294,8 +294,8 @@ _MESSAGE_COLUMNS: Columns = {
     "Email": lambda row: row.email_template,
     "State": lambda row: row.state,
     "Reason": lambda row: row.reason,
-    "Created": lambda row: _time(row.created_at),
-    "In doubt since": lambda row: _time(row.next_at) if row.state == "in_doubt" else None,
+    "Created": lambda row: spell_time(row.created_at),
+    "In doubt since": lambda row: spell_time(row.next_at) if row.state == "in_doubt" else None,
     "Message-ID": lambda row: row.message_id if row.state == "in_doubt" else None,
 }
 _MOST_SHOWN = 20
@@ -312,14 +312,14 @@ def _print_list(
     if as_json:
         print(json.dumps([describe(row) for row in rows[:limit]], indent=2))
         return
-    _show(rows[:limit], columns, most=limit)
+    show_table(rows[:limit], columns, most=limit)
     if len(rows) > limit:
         print(f"There are more: this is --limit {limit}.")
     elif not rows:
         print("None.")
 
 
-def _show(rows: Sequence[Row], columns: Columns, most: int = _MOST_SHOWN) -> None:
+def show_table(rows: Sequence[object], columns: Columns, most: int = _MOST_SHOWN) -> None:
     """A table without its empty columns; where it is too wide for the terminal, one line for each field instead, as
     psql's `\\x auto` does: somebody will copy the ids."""
     from rich import box
@@ -355,7 +355,7 @@ def _cell(value: object) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-def _time(at: datetime) -> str:
+def spell_time(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 from admin.processes import check_settings, end_with_parent, find_port, keep_beating, open_services
 from config.logging import set_up_logging
-from integrations.email.url import parse_email_url
 from integrations.store.database import open_database
 from tasks.services import Services
 
@@ -60,8 +59,6 @@ def serve_worker(concurrency: int) -> None:
 
     checked = check_settings(sends=True)
     set_up_logging("worker")
-    if parse_email_url(checked.settings.email_url.get_secret_value()).per_second is not None:
-        log.warning("email.not_paced", extra={"setting": "EMAIL_URL", "option": "per_second"})
     open_database(checked.settings.database).close()
     end_with_parent()
     setup_logging.connect(lambda **_: set_up_logging("worker"), weak=False)

@@ -10,14 +10,17 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import time
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
+from zoneinfo import available_timezones
 
 from core import events
-from core.community import Answer, Group, SiteId
-from core.consent import Policy, Purpose
+from core.community import LONGEST_ID, Answer, Group, SiteId, is_plain
+from core.consent import Cap, Policy, Purpose, QuietHours
 from core.errors import ConfigError
 from core.matching import AnswerRule, Match, fold, problem_with_term
 from core.toml_lines import Path, find_lines
@@ -44,12 +47,18 @@ LONGEST_REASON = 1000
 """Characters of a rejection reason that Wix takes (wix/groups.md, section 3)."""
 LONGEST_WAIT_S = 365 * 24 * 3600
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Automation:
-    """One `[[automation]]`. It sends `email`, or takes the decision `decide` on a join request, or both."""
+    """One `[[automation]]`. It sends `email`, or takes the decision `decide` on a join request, or both.
+
+    A step below it, `[[automation.then]]`, is one too: a letter set off by the same, and later.
+    """
 
     name: str
+    """Of a step the automation's, a dot, and its own."""
     on: frozenset[str]
     purpose: Purpose | None = None
     """Never None with an `email`."""
@@ -68,11 +77,19 @@ class Automation:
     """None: the policy's."""
     not_after_s: float | None = None
     """None: the policy's."""
+    flow: str | None = None
+    """Name of the automation that this is a step of, or that has steps itself."""
+    unless_replied: bool = False
+    """Not to somebody who answered an earlier letter of the flow."""
+
+    @property
+    def is_step(self) -> bool:
+        return self.flow is not None and self.flow != self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Automations:
-    """A file without a mistake; the automations in its order."""
+    """A file without a mistake; the automations in its order, the steps of each right after it."""
 
     policy: Policy = field(default_factory=Policy)
     automations: tuple[Automation, ...] = ()
@@ -82,12 +99,18 @@ class Automations:
     def policy_of(self, site: SiteId) -> Policy:
         return self.site_policies.get(site, self.policy)
 
-    def max_age_s(self, automation: Automation) -> float:
+    def max_age_s(self, automation: Automation, site: SiteId) -> float:
         """How old an event may be for this automation to act on it."""
-        return self.policy.max_age_s if automation.max_age_s is None else automation.max_age_s
+        return self.policy_of(site).max_age_s if automation.max_age_s is None else automation.max_age_s
 
     def named(self, name: str | None) -> Automation | None:
         return next((automation for automation in self.automations if automation.name == name), None)
+
+    def flow_of(self, automation: Automation) -> tuple[Automation, ...]:
+        """All letters of its flow, in their order; without steps it is alone."""
+        if automation.flow is None:
+            return (automation,)
+        return tuple(other for other in self.automations if other.flow == automation.flow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +155,18 @@ def weigh(automations: Iterable[Automation], answers: Sequence[Answer] | None) -
     A request is decided once: by the first automation with a `decide` whose answers match. A later one
     does not apply at all, its letter included, because that letter speaks of a decision that was not
     taken. When answers could not be read nobody knows whether an earlier rule would have decided, so the
-    later ones leave the request to a person.
+    later ones leave the request to a person. A step applies when its automation does.
     """
-    outcomes = []
+    outcomes: list[Outcome] = []
     decided = ""
     for automation in automations:
         match = None
-        if automation.decide and decided:
+        first = next(
+            (one for one in outcomes if automation.is_step and one.automation.name == automation.flow), None
+        )
+        if first is not None:
+            outcome = replace(first, automation=automation)
+        elif automation.decide and decided:
             outcome = Outcome(automation, False, decided)
         elif automation.answers is None:
             outcome = Outcome(automation, True, "applies to everybody")
@@ -212,16 +240,38 @@ def parse_duration(text: str) -> float:
     return float(seconds)
 
 
+def spell_duration(seconds: float) -> str:
+    """As the file would say it: "3d", "1d12h"; whole seconds, and no weeks."""
+    spelled, left = "", int(seconds)
+    for letter, unit in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        number, left = divmod(left, unit)
+        spelled += f"{number}{letter}" if number else ""
+    return spelled or "0s"
+
+
 _NOTHING = object()
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
-_FILE_KEYS: Mapping[str, type] = {"policy": dict, "automation": list}
-_POLICY_KEYS: Mapping[str, type] = {"onboarding_without_consent": bool, "max_age": str}
-_AUTOMATION_KEYS: Mapping[str, type] = {
-    "name": str, "on": list, "purpose": str, "email": str, "decide": str, "reason": str,
-    "groups": list, "sites": list, "after": str, "once_per": str, "max_age": str, "answers": dict,
+_POLICY_KEYS: Mapping[str, type] = {
+    "onboarding_without_consent": bool, "max_age": str, "not_after": str, "promotional_cap": str,
+    "quiet_hours": str, "time_zone": str, "send": bool,
 }  # fmt: skip
-_ANSWER_KEYS: Mapping[str, type] = {"any": list, "all": list, "none": list, "question": str}
+KEYS: Mapping[str, Mapping[str, type]] = {
+    "": {"policy": dict, "automation": list},
+    "policy": {**_POLICY_KEYS, "site": dict},
+    "policy.site": _POLICY_KEYS,
+    "automation": {
+        "name": str, "on": list, "purpose": str, "email": str, "decide": str, "reason": str,
+        "groups": list, "sites": list, "after": str, "once_per": str, "max_age": str, "not_after": str,
+        "answers": dict, "then": list,
+    },
+    "automation.answers": {"any": list, "all": list, "none": list, "question": str},
+    "automation.then": {
+        "name": str, "email": str, "after": str, "purpose": str, "unless_replied": bool, "not_after": str,
+    },
+}  # fmt: skip
+"""All keys of the file by table, with the type of their values; "policy.site" stands for the table of any site."""
+_LISTS_OF_TABLES = ("automation", "automation.then")
 
 _KINDS: Mapping[type, str] = {
     str: 'must be a text in "quotes"',
@@ -230,14 +280,23 @@ _KINDS: Mapping[type, str] = {
     dict: "must be a table",
 }
 _A_DURATION = 'must be a length of time in quotes, such as "90m", "2h", "3d", "1w" or "1d12h"'
-_HINTS: Mapping[tuple[str, ...], str] = {
-    ("policy",): "must be one table: write [policy], with single brackets",
-    ("automation",): "must be a list of tables: write [[automation]], with double brackets",
-    ("policy", "max_age"): _A_DURATION,
-    ("automation", "after"): _A_DURATION,
-    ("automation", "max_age"): _A_DURATION,
-    ("automation", "answers"): "must be a table: write [automation.answers] below its [[automation]]",
+_A_CAP = 'must be a number of letters and a length of time in quotes, such as "4 per 30d", or "none"'
+_HOURS = 'must be two times of day in quotes, such as "21:00-08:00", or "none"'
+_A_ZONE = 'must be the name of a time zone in quotes, such as "Europe/Berlin"'
+_SITE = 'must be a table for each site: write [policy.site."<app instance id>"]'
+_HINTS: Mapping[str, str] = {
+    "policy": "must be one table: write [policy], with single brackets",
+    "policy.site": _SITE,
+    "automation": "must be a list of tables: write [[automation]], with double brackets",
+    "automation.answers": "must be a table: write [automation.answers] below its [[automation]]",
+    "automation.then": "must be a list of tables: write [[automation.then]] below its [[automation]], with "
+    "double brackets",
 }
+_FORMS: Mapping[str, str] = {
+    "after": _A_DURATION, "max_age": _A_DURATION, "not_after": _A_DURATION,
+    "promotional_cap": _A_CAP, "quiet_hours": _HOURS, "time_zone": _A_ZONE,
+}  # fmt: skip
+"""What is said of a key whose text follows rules of its own, in whatever table."""
 
 
 class _Mistakes:
@@ -274,56 +333,123 @@ def _add_syntax_error(text: str, error: ValueError, mistakes: _Mistakes) -> None
 
 
 def _read_file(data: dict[str, Any], templates: Collection[str] | None, mistakes: _Mistakes) -> Automations:
-    top = _known(data, (), _FILE_KEYS, mistakes)
-    automations = []
+    top = _known(data, (), mistakes)
+    policies = top.get("policy", {})
+    policy = _read_policy(policies, ("policy",), Policy(), mistakes)
+    automations: list[Automation] = []
     first: dict[str, Path] = {}
     for index, table in enumerate(top.get("automation", ())):
-        if not isinstance(table, dict):
-            continue
-        path: Path = ("automation", index)
-        automation = _read_automation(table, path, templates, mistakes)
-        automations.append(automation)
-        same = first.setdefault(automation.name, path)
-        if automation.name and same != path:
-            what = f"must be unique, and is taken on line {mistakes.line((*same, 'name'))}"
-            mistakes.add((*path, "name"), what, automation.name)
-    return Automations(_read_policy(top.get("policy", {}), mistakes), tuple(automations))
+        if isinstance(table, dict):
+            path: Path = ("automation", index)
+            automations += _read_automation(table, path, templates, mistakes)
+            _check_unique(table.get("name"), path, first, mistakes)
+    return Automations(policy, tuple(automations), _read_site_policies(policies, policy, mistakes))
 
 
-def _read_policy(table: dict[str, Any], mistakes: _Mistakes) -> Policy:
-    path: Path = ("policy",)
-    values = _known(table, path, _POLICY_KEYS, mistakes)
-    max_age_s = _max_age(values, path, mistakes)
+def _read_policy(table: dict[str, Any], path: Path, default: Policy, mistakes: _Mistakes) -> Policy:
+    values = _known(table, path, mistakes)
+
+    def read(key: str, how: Callable[[str], T], otherwise: T) -> T:
+        return _read(values, key, how, otherwise, path, mistakes)
+
     return Policy(
-        values.get("onboarding_without_consent", False),
-        Policy().max_age_s if max_age_s is None else max_age_s,
+        onboarding_without_consent=values.get(
+            "onboarding_without_consent", default.onboarding_without_consent
+        ),
+        max_age_s=read("max_age", _max_age, default.max_age_s),
+        not_after_s=read("not_after", _not_after, default.not_after_s),
+        promotional_cap=read("promotional_cap", _cap, default.promotional_cap),
+        quiet_hours=read("quiet_hours", _quiet_hours, default.quiet_hours),
+        time_zone=read("time_zone", _time_zone, default.time_zone),
+        send=values.get("send", default.send),
     )
 
 
-def _max_age(values: dict[str, Any], path: Path, mistakes: _Mistakes) -> float | None:
-    if "max_age" not in values:
+def _read_site_policies(
+    policies: dict[str, Any], policy: Policy, mistakes: _Mistakes
+) -> dict[SiteId, Policy]:
+    """What a site's table leaves out is as for all sites."""
+    tables = policies.get("site", {})
+    found = {}
+    for site, table in tables.items() if isinstance(tables, dict) else ():
+        path: Path = ("policy", "site", site)
+        if not isinstance(table, dict):
+            mistakes.add(path, _SITE, table)
+            continue
+        if not is_plain(site, LONGEST_ID) or set(site) & set("*?["):
+            mistakes.add(path, "must be named by the app instance id of one site, letter for letter", site)
+        found[SiteId(site)] = _read_policy(table, path, policy, mistakes)
+    return found
+
+
+def _max_age(text: str) -> float:
+    return _longer_than_nothing(text, "no event would ever be acted on")
+
+
+def _not_after(text: str) -> float:
+    return _longer_than_nothing(text, "no letter would ever go out")
+
+
+def _longer_than_nothing(text: str, why: str) -> float:
+    seconds = parse_duration(text)
+    if not seconds:
+        raise ValueError(f"must be longer: {why}")
+    return seconds
+
+
+def _cap(text: str) -> Cap | None:
+    if text == "none":
         return None
-    max_age_s = _duration(values, "max_age", 1.0, path, mistakes)
-    if max_age_s == 0:
-        mistakes.add((*path, "max_age"), "must be longer: no event would ever be acted on", values["max_age"])
-    return max_age_s
+    match = re.fullmatch(r"(\d{1,6}) per (\S+)", text, re.ASCII)
+    if not match:
+        raise ValueError(_A_CAP)
+    letters = int(match[1])
+    if not letters:
+        raise ValueError("must let at least 1 letter through; `send = false` switches letters off")
+    return Cap(letters, _longer_than_nothing(match[2], "letters are counted over this time") / 86400)
+
+
+def _quiet_hours(text: str) -> QuietHours | None:
+    if text == "none":
+        return None
+    match = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", text, re.ASCII)
+    if not match:
+        raise ValueError(_HOURS)
+    start, end = time(int(match[1]), int(match[2])), time(int(match[3]), int(match[4]))
+    if start == end:
+        raise ValueError("must end at another time than they begin")
+    return QuietHours(start, end)
+
+
+def _time_zone(text: str) -> str:
+    zones = _time_zones()
+    if text not in zones:
+        city = text.strip().replace(" ", "_").lower()
+        meant = next((zone for zone in sorted(zones) if city == zone.rpartition("/")[2].lower()), None)
+        raise ValueError(_A_ZONE + (f'; did you mean "{meant}"?' if meant else _did_you_mean(text, zones)))
+    return text
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    return frozenset(available_timezones())
 
 
 def _read_automation(
     table: dict[str, Any], path: Path, templates: Collection[str] | None, mistakes: _Mistakes
-) -> Automation:
-    values = _known(table, path, _AUTOMATION_KEYS, mistakes)
+) -> list[Automation]:
+    """It, and its steps."""
+    values = _known(table, path, mistakes)
 
     def wrong(key: str, what: str) -> None:
         mistakes.add((*path, key), what, table.get(key, _NOTHING))
 
     _check_name(table, values, wrong)
     on = _read_triggers(table, values, path, mistakes)
-    for key, allowed in (("purpose", tuple(Purpose)), ("decide", DECISIONS), ("once_per", ONCE_PER)):
-        if key in values and values[key] not in allowed:
-            wrong(key, f"must be {_or(allowed)}{_did_you_mean(values[key], allowed)}")
-    if "email" in values and (problem := _problem_with_email(values["email"], templates)):
-        wrong("email", problem)
+    for key, allowed in (("decide", DECISIONS), ("once_per", ONCE_PER)):
+        _check_choice(values, key, allowed, wrong)
+    purpose = _read_purpose(values, None, wrong)
+    _check_email(values, templates, wrong)
     if "email" in table and "purpose" not in table:
         wrong("purpose", f"is missing: with `email` it must be {_or(tuple(Purpose))}")
     if "email" not in table and "decide" not in table:
@@ -335,13 +461,19 @@ def _read_automation(
         for index, pattern in _texts(values, key):
             if not pattern.strip():
                 mistakes.add((*path, key, index), "fits nothing", pattern)
-    after_s = _duration(values, "after", 0.0, path, mistakes)
+    after_s = _read(values, "after", parse_duration, 0.0, path, mistakes)
     if after_s and "email" not in table:
         wrong("after", "has no effect without `email`: only letters wait, decisions are taken at once")
-    return Automation(
+    for key, why in (
+        ("not_after", "it says how late a letter may go"),
+        ("then", "a letter follows upon a letter"),
+    ):
+        if key in values and "email" not in table:
+            wrong(key, f"has no effect without `email`: {why}")
+    automation = Automation(
         name=values.get("name", ""),
         on=on,
-        purpose=Purpose(values["purpose"]) if values.get("purpose") in tuple(Purpose) else None,
+        purpose=purpose,
         email=values.get("email"),
         decide=values.get("decide"),
         reason=values.get("reason", ""),
@@ -352,8 +484,99 @@ def _read_automation(
         answers=_read_answers(values["answers"], (*path, "answers"), mistakes)
         if "answers" in values
         else None,
-        max_age_s=_max_age(values, path, mistakes),
+        max_age_s=_read(values, "max_age", _max_age, None, path, mistakes),
+        not_after_s=_read(values, "not_after", _not_after, None, path, mistakes),
     )
+    if not values.get("then"):
+        return [automation]
+    automation = replace(automation, flow=automation.name)
+    return [automation, *_read_steps(values["then"], automation, (*path, "then"), templates, mistakes)]
+
+
+def _read_steps(
+    tables: list[Any],
+    automation: Automation,
+    path: Path,
+    templates: Collection[str] | None,
+    mistakes: _Mistakes,
+) -> list[Automation]:
+    steps: list[Automation] = []
+    first: dict[str, Path] = {}
+    before_s = automation.after_s
+    for index, table in enumerate(tables):
+        if isinstance(table, dict):
+            place = (*path, index)
+            steps.append(_read_step(table, automation, before_s, place, templates, mistakes))
+            before_s = steps[-1].after_s
+            _check_unique(table.get("name"), place, first, mistakes)
+    return steps
+
+
+def _read_step(
+    table: dict[str, Any],
+    automation: Automation,
+    before_s: float,
+    path: Path,
+    templates: Collection[str] | None,
+    mistakes: _Mistakes,
+) -> Automation:
+    """`before_s`: when the letter before it goes, from the event."""
+    values = _known(table, path, mistakes)
+
+    def wrong(key: str, what: str) -> None:
+        mistakes.add((*path, key), what, table.get(key, _NOTHING))
+
+    _check_name(table, values, wrong)
+    if "email" not in table:
+        wrong("email", "is missing: a step is a letter")
+    _check_email(values, templates, wrong)
+    after_s = _read(values, "after", parse_duration, None, path, mistakes)
+    if "after" not in table:
+        wrong("after", 'is missing: it says how long after the event this letter goes, such as "3d"')
+    elif after_s is not None and after_s <= before_s:
+        wrong(
+            "after",
+            f"must be more than the {spell_duration(before_s)} of the letter before it: "
+            "every step counts from the event",
+        )
+    return replace(
+        automation,
+        name=f"{automation.name}.{values.get('name', '')}",
+        purpose=_read_purpose(values, automation.purpose, wrong),
+        email=values.get("email"),
+        decide=None,
+        reason="",
+        after_s=before_s if after_s is None else after_s,
+        not_after_s=_read(values, "not_after", _not_after, automation.not_after_s, path, mistakes),
+        unless_replied=values.get("unless_replied", True),
+    )
+
+
+def _check_unique(name: object, path: Path, first: dict[str, Path], mistakes: _Mistakes) -> None:
+    if name and isinstance(name, str) and first.setdefault(name, path) != path:
+        line = mistakes.line((*first[name], "name"))
+        mistakes.add((*path, "name"), f"must be unique, and is taken on line {line}", name)
+
+
+def _check_choice(
+    values: dict[str, Any], key: str, allowed: Sequence[str], wrong: Callable[[str, str], None]
+) -> None:
+    if key in values and values[key] not in allowed:
+        wrong(key, f"must be {_or(allowed)}{_did_you_mean(values[key], allowed)}")
+
+
+def _read_purpose(
+    values: dict[str, Any], default: Purpose | None, wrong: Callable[[str, str], None]
+) -> Purpose | None:
+    _check_choice(values, "purpose", tuple(Purpose), wrong)
+    return Purpose(values["purpose"]) if values.get("purpose") in tuple(Purpose) else default
+
+
+def _check_email(
+    values: dict[str, Any], templates: Collection[str] | None, wrong: Callable[[str, str], None]
+) -> None:
+    if "email" in values and (problem := _problem_with_email(values["email"], templates)):
+        wrong("email", problem)
 
 
 def _check_name(table: dict[str, Any], values: dict[str, Any], wrong: Callable[[str, str], None]) -> None:
@@ -407,7 +630,7 @@ def _check_reason(table: dict[str, Any], values: dict[str, Any], wrong: Callable
 
 
 def _read_answers(table: dict[str, Any], path: Path, mistakes: _Mistakes) -> AnswerRule:
-    values = _known(table, path, _ANSWER_KEYS, mistakes)
+    values = _known(table, path, mistakes)
     terms = {kind: _texts(values, kind) for kind in ("any", "all", "none")}
     for kind, placed in terms.items():
         for index, term in placed:
@@ -428,28 +651,34 @@ def _read_answers(table: dict[str, Any], path: Path, mistakes: _Mistakes) -> Ans
     return rule
 
 
-def _known(
-    table: dict[str, Any], path: Path, kinds: Mapping[str, type], mistakes: _Mistakes
-) -> dict[str, Any]:
+def _known(table: dict[str, Any], path: Path, mistakes: _Mistakes) -> dict[str, Any]:
     """The values with a known key and of the right kind; everything else is a mistake."""
     known: dict[str, Any] = {}
+    name = _table(path)
+    kinds = KEYS[name]
     for key, value in table.items():
         place = (*path, key)
         kind = kinds.get(key)
-        hint = _HINTS.get(tuple(part for part in place if isinstance(part, str)))
+        hint = _HINTS.get(_table(place)) or _FORMS.get(key)
         if kind is None:
-            mistakes.add(place, f"is not known here{_where_it_belongs(key, path, kinds)}", value)
+            mistakes.add(place, f"is not known here{_where_it_belongs(key, name)}", value)
             continue
         if not isinstance(value, kind):
             mistakes.add(place, hint or _KINDS[kind], value)
             continue
         known[key] = value
         if isinstance(value, list):
-            element = dict if kinds is _FILE_KEYS else str
+            element = dict if _table(place) in _LISTS_OF_TABLES else str
             for index, item in enumerate(value):
                 if not isinstance(item, element):
                     mistakes.add((*place, index), hint or _KINDS[element], item)
     return known
+
+
+def _table(path: Path) -> str:
+    """A key of KEYS."""
+    words = [word for word in path if isinstance(word, str)]
+    return "policy.site" if words[:2] == ["policy", "site"] and len(words) == 3 else ".".join(words)
 
 
 def _texts(values: dict[str, Any], key: str) -> list[tuple[int, str]]:
@@ -457,26 +686,33 @@ def _texts(values: dict[str, Any], key: str) -> list[tuple[int, str]]:
     return [(index, text) for index, text in enumerate(values.get(key, ())) if isinstance(text, str)]
 
 
-def _where_it_belongs(key: str, path: Path, kinds: Mapping[str, type]) -> str:
-    if path[-1:] == ("answers",) and key in _AUTOMATION_KEYS:
+def _where_it_belongs(key: str, table: str) -> str:
+    if table == "automation.then" and key in KEYS["automation"]:
+        return ": its [[automation]] says it for all steps; move it up, above [[automation.then]]"
+    if table == "automation.answers" and key in KEYS["automation"]:
         return ": move it up, above [automation.answers], where [[automation]] is"
-    if path[:1] == ("automation",) and key in _ANSWER_KEYS:
+    if table.startswith("automation") and key in KEYS["automation.answers"]:
         return ": it belongs below [automation.answers]"
-    if not path and key in _AUTOMATION_KEYS:
+    if table == "automation" and key in KEYS["automation.then"]:
+        return ": it belongs below an [[automation.then]]"
+    if not table and key in KEYS["automation"]:
         return ": it belongs below an [[automation]]"
-    if key in _POLICY_KEYS:
+    if key in KEYS["policy.site"]:
         return ": it belongs below [policy]"
-    return _did_you_mean(key, kinds)
+    return _did_you_mean(key, KEYS[table])
 
 
-def _duration(values: dict[str, Any], key: str, default_s: float, path: Path, mistakes: _Mistakes) -> float:
+def _read(
+    values: dict[str, Any], key: str, how: Callable[[str], T], default: T, path: Path, mistakes: _Mistakes
+) -> T:
+    """`how` raises ValueError saying what is wrong."""
     if key not in values:
-        return default_s
+        return default
     try:
-        return parse_duration(values[key])
+        return how(values[key])
     except ValueError as exc:
         mistakes.add((*path, key), str(exc), values[key])
-        return default_s
+        return default
 
 
 def _or(choices: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ arguments after the message have defaults, because Celery rebuilds errors in ano
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 
 
 class AppError(Exception):
@@ -71,6 +72,10 @@ class WithdrawnError(AppError):
     """The letter lost its ground after it was checked and before it was handed over; the text is the reason."""
 
 
+class SenderPausedError(AppError):
+    """Nobody is written to for a while; the text is the reason."""
+
+
 class IntegrationError(AppError):
     """A remote system did not do what we asked. `request_id` is the vendor's own, for their support."""
 
@@ -110,8 +115,34 @@ class ForbiddenError(PermanentError):
     """Neither the app's identity nor the second one may make this call."""
 
 
+class Blame(StrEnum):
+    """Whom a mail server's "not now" or "no" speaks against."""
+
+    LETTER = "letter"
+    """This letter or its reader; nobody else's."""
+    DOMAIN = "domain"
+    """All that goes to this reader's domain."""
+    SENDER = "sender"
+    """All that we send."""
+
+
 class MailDeferredError(RetryableError):
     """A mail server said 4yz, or the connection broke before the final dot: the letter did not go out."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        blame: Blame = Blame.LETTER,
+        retry_after_s: float | None = None,
+        counts: bool = True,
+        request_id: str = "",
+        code: str = "",
+    ) -> None:
+        super().__init__(
+            message, retry_after_s=retry_after_s, counts=counts, request_id=request_id, code=code
+        )
+        self.blame = blame
 
 
 class MailRefusedError(PermanentError):
@@ -119,10 +150,17 @@ class MailRefusedError(PermanentError):
     that it is never tried again; never set for reasons that lie with us (5.7.x) or the server (5.3.x)."""
 
     def __init__(
-        self, message: str, *, address_is_dead: bool = False, request_id: str = "", code: str = ""
+        self,
+        message: str,
+        *,
+        address_is_dead: bool = False,
+        blame: Blame = Blame.LETTER,
+        request_id: str = "",
+        code: str = "",
     ) -> None:
         super().__init__(message, request_id=request_id, code=code)
         self.address_is_dead = address_is_dead
+        self.blame = blame
 
 
 class MailInDoubtError(IntegrationError):

@@ -13,6 +13,7 @@ from typing import Any
 
 from core.community import GroupId, MemberId, Membership
 from core.consent import Purpose
+from core.subscriptions import AddressNews
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +67,17 @@ class Effects:
     """Why nothing was done at all."""
     member: MemberId | None = None
     """Whom the event was about, so that it can be found when they ask to be forgotten."""
+    address: AddressNews | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StopLetters:
-    """Letters not yet sent that lost their ground; None matches any."""
+    """Letters not yet sent that lost their ground; None matches any. `triggers`: what set them off."""
 
     reason: str
     group: GroupId | None = None
     member: MemberId | None = None
+    triggers: frozenset[str] | None = None
 
 
 def letter_key(group: GroupId, member: MemberId, automation: str, joined_at: datetime | None = None) -> str:

@@ -16,6 +16,7 @@ from core.community import Member, MemberId, Site, SiteId
 from core.consent import Purpose
 from core.errors import (
     AppError,
+    Blame,
     ForbiddenError,
     IntegrationError,
     JournalUnavailableError,
@@ -25,18 +26,22 @@ from core.errors import (
     MailRefusedError,
     PermanentError,
     RetryableError,
+    SenderPausedError,
     WithdrawnError,
 )
 from core.gate import Defer, Facts, Send, Skip, decide
-from core.letters import MAIL_GIVES_UP_AFTER, lost_ground, retry_delay_s
+from core.letters import MAIL_GIVES_UP_AFTER, retry_delay_s
 from integrations.email.unsubscribe import UnsubscribeClaim
 from integrations.store.ledger import ClaimedLetter
 from tasks.claims import let_rest, work_through
+from tasks.ground import ground
 from tasks.services import Services
 from tasks.writing import Reader, write_letter
 
 log = logging.getLogger(__name__)
 
+SHORT_WAIT_S = 1.0
+"""A letter is held in hand for so long until its turn comes; for longer it goes back to the others."""
 RECORDING_S = 900.0
 """How long the mail server's answer waits for a database that is away. The lease ends long before, so the letter
 shows as in doubt meanwhile."""
@@ -49,14 +54,32 @@ def deliver_letters(services: Services, *, batch: int = 100, for_s: float = 5.0)
     """
     ends_at = time.monotonic() + for_s
     try:
-        while time.monotonic() < ends_at:
-            claimed = services.ledger.claim(batch)
+        while (left_s := ends_at - time.monotonic()) > 0:
+            room, wait_s = services.pacer.room(batch, left_s)
+            if not room and wait_s >= left_s:
+                return False
+            if not room:
+                time.sleep(wait_s)
+                continue
+            claimed = services.ledger.claim(room)
             if not claimed:
+                _leave_the_line(services)
+                return False
+            if not services.slots.hold():  # others have all the connections there may be
+                services.ledger.give_back(claimed)
+                services.mail.close()
                 return False
             _deliver_batch(claimed, services, ends_at)
     finally:
         services.ledger.hands_free()
     return True
+
+
+def _leave_the_line(services: Services) -> None:
+    """Nothing to send: where connections are counted, another worker may have this one."""
+    if services.slots.held:
+        services.mail.close()
+        services.slots.free()
 
 
 def _deliver_batch(claimed: Sequence[ClaimedLetter], services: Services, ends_at: float) -> None:
@@ -76,7 +99,7 @@ def _deliver_for_site(
     site: SiteId, letters: Sequence[ClaimedLetter], services: Services, ends_at: float
 ) -> None:
     try:
-        see_through = _check_site(site, letters, services)
+        see_through = _check_site(site, letters, services, ends_at)
     except AppError:
         services.ledger.give_back(letters)
         raise
@@ -90,7 +113,7 @@ def _deliver_for_site(
 
 
 def _check_site(
-    site: SiteId, letters: Sequence[ClaimedLetter], services: Services
+    site: SiteId, letters: Sequence[ClaimedLetter], services: Services, ends_at: float
 ) -> Callable[[ClaimedLetter], bool]:
     """Ask Wix and the suppressions once for all of them; what comes back sees one letter through."""
     if site in services.sites.removed([site]):
@@ -131,7 +154,11 @@ def _check_site(
             recent=tuple(recent.get(letter.member, ())),
         )
         try:
-            _deliver(letter, home, facts, people[letter.member], services)
+            _deliver(letter, home, facts, people[letter.member], services, ends_at)
+        except SenderPausedError as exc:
+            services.ledger.give_back([letter])
+            log.info("letters.held", extra={"reason": str(exc)})
+            return False
         except LostLeaseError:
             log.warning("letter.lease_lost", extra=_fields(letter))
         except IntegrationError as exc:
@@ -147,7 +174,12 @@ def _check_site(
 
 
 def _deliver(
-    letter: ClaimedLetter, site: Site, facts: Facts, address_hashes: Sequence[str], services: Services
+    letter: ClaimedLetter,
+    site: Site,
+    facts: Facts,
+    address_hashes: Sequence[str],
+    services: Services,
+    ends_at: float,
 ) -> None:
     """Decide, write, send and record one letter. Raises what kept it from going out."""
     automation = services.automations.named(letter.row.automation)
@@ -163,8 +195,7 @@ def _deliver(
     )
     verdict = decide(facts)
     if isinstance(verdict, Send) and letter.look_again:
-        standing = services.wix.get_membership(letter.site, letter.group, letter.member)
-        verdict = decide(replace(facts, ground=lost_ground(letter.trigger, standing)))
+        verdict = decide(replace(facts, ground=ground(letter, automation, services)))
     if isinstance(verdict, Skip):
         _skip(letter, verdict.reason, services, verdict.evidence)
         return
@@ -172,11 +203,24 @@ def _deliver(
         _wait(letter, verdict, facts.now, services)
         return
 
-    head, cleared = services.letterhead, verdict
-    reader = cleared.clearance.to
+    domain = services.hashes.domain_of(verdict.clearance.to)
+    if _has_its_turn(letter, domain, services, ends_at):
+        _hand_over(letter, site, facts, verdict, address_hashes, domain, services)
+
+
+def _hand_over(
+    letter: ClaimedLetter,
+    site: Site,
+    facts: Facts,
+    cleared: Send,
+    address_hashes: Sequence[str],
+    domain: str,
+    services: Services,
+) -> None:
+    """Write, send and record a letter that may go. Raises what kept it from going out."""
     member = facts.member or Member(letter.member)
     message_id, message = write_letter(
-        head,
+        services.letterhead,
         services.renderer,
         letter.template,
         {
@@ -188,10 +232,11 @@ def _deliver(
         purpose=facts.purpose,
         key=f"{letter.site}/{letter.row.key}",
         reader=Reader(
-            claim=UnsubscribeClaim(letter.site, letter.member, address_hashes[0]),
+            claim=UnsubscribeClaim(letter.site, letter.member, address_hashes[0], letter.group),
+            letter=letter.id,
             group=letter.group,
-            email=reader,
-            language=member.language or site.language or "en",
+            email=cleared.clearance.to,
+            languages=[language for language in (member.language, site.language) if language],
         ),
         date=services.now(),
     )
@@ -200,37 +245,81 @@ def _deliver(
         still = decide(replace(facts, now=services.now()))
         if not isinstance(still, Send):
             raise MailDeferredError(still.reason, counts=False)
+        promotional = facts.purpose is Purpose.PROMOTIONAL
         services.ledger.mark(
             letter,
             purpose=facts.purpose,
             message_id=message_id,
             address_hashes=address_hashes,
-            domain=services.hashes.domain_of(reader),
+            domain=domain,
             evidence=cleared.evidence,
-            cap=facts.policy.promotional_cap if careful else None,
+            cap=facts.policy.promotional_cap if promotional else None,
         )
 
+    sender = services.letterhead.envelope_from(letter.id)
     try:
-        reply = services.mail.send(cleared.clearance, head.envelope_from, message, about_to_commit)
+        reply = services.mail.send(cleared.clearance, sender, message, about_to_commit)
     except WithdrawnError as exc:
         _skip(letter, str(exc), services)
     except MailInDoubtError as exc:
         said = str(exc)
         _record(lambda: services.ledger.doubt(letter, said), letter)
+        services.senders.failed("", said)
         log.error("letter.in_doubt", extra=_fields(letter) | {"error": said})
+    except MailDeferredError as exc:
+        if exc.blame is not Blame.LETTER:
+            services.senders.failed("", str(exc))
+        if exc.blame is Blame.DOMAIN:
+            services.senders.failed(domain, str(exc))
+        raise
     except MailRefusedError as exc:
-        said = str(exc)
-        if exc.address_is_dead:
-            dead = f"the address is dead ({said})"
-            _record(
-                lambda: services.suppressions.dead(letter.site, letter.member, address_hashes[0], dead),
-                letter,
-            )
-        _record(lambda: services.ledger.fail(letter, said), letter)
-        log.warning("letter.refused", extra=_fields(letter) | {"error": said})
+        _refused(letter, exc, address_hashes[0], domain, services)
     else:
         _record(lambda: services.ledger.sent(letter, reply), letter)
+        services.senders.worked(domain)
         log.info("letter.sent", extra=_fields(letter))
+
+
+def _refused(
+    letter: ClaimedLetter, exc: MailRefusedError, address_hash: str, domain: str, services: Services
+) -> None:
+    """Final for the letter; the person is left alone only for a dead address, the sender rests for what is ours."""
+    said = str(exc)
+    if exc.blame is Blame.SENDER:  # no letter at all would go now, so this one waits with the others
+        services.senders.pause("", said)
+        raise MailDeferredError(said, code=exc.code) from exc
+    if exc.address_is_dead:
+        dead = f"the address is dead ({said})"
+        _record(lambda: services.suppressions.dead(letter.site, letter.member, address_hash, dead), letter)
+    _record(lambda: services.ledger.fail(letter, said), letter)
+    log.warning("letter.refused", extra=_fields(letter) | {"error": said})
+    if exc.blame is Blame.DOMAIN:
+        services.senders.pause(domain, said)
+        services.senders.failed("", said)
+
+
+def _has_its_turn(letter: ClaimedLetter, domain: str, services: Services, ends_at: float) -> bool:
+    """Whether it may go now by the pace of EMAIL_URL and by how its sender fares; if not, it is deferred.
+
+    Raises SenderPausedError when nobody may be written to.
+    """
+    pause = services.senders.paused(domain)
+    if pause is not None and not pause.domain:
+        raise SenderPausedError(pause.reason)
+    if pause is not None:
+        wait_s = (pause.until - services.now()).total_seconds() * (1.0 + 0.25 * services.chance())
+        reason = f"letters to this domain are paused: {pause.reason}"
+    else:
+        wait_s = services.pacer.take(domain)
+        while 0 < wait_s <= min(SHORT_WAIT_S, ends_at - time.monotonic()):
+            time.sleep(wait_s)
+            wait_s = services.pacer.take(domain)
+        if wait_s <= 0:
+            return True
+        reason = "the pace of EMAIL_URL"
+    services.ledger.defer(letter, delay_s=max(1.0, wait_s), reason=reason, counts=False)
+    log.info("letter.waits", extra=_fields(letter) | {"reason": reason, "delay_s": round(wait_s, 1)})
+    return False
 
 
 def _record(write: Callable[[], None], letter: ClaimedLetter) -> None:

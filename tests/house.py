@@ -8,19 +8,26 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from redis import Redis
+
 from admin.processes import TEMPLATES
 from core import events
 from core.automations import parse_automations
 from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
 from core.events import Event, EventId
 from core.gate import Clearance, Send, decide_trial
+from core.pacing import Limits
 from core.ports import MailPort, WixPort
+from integrations.email.pacing import Pacer, Slots
 from integrations.email.render import Renderer
+from integrations.email.return_path import ReturnPaths
 from integrations.email.unsubscribe import AddressHashes, UnsubscribeTokens
+from integrations.shared import SharedRedis
 from integrations.store.database import Database
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
 from integrations.store.outbox import Outbox
+from integrations.store.senders import Senders
 from integrations.store.sites import Sites
 from integrations.store.suppressions import Suppressions
 from integrations.store.watches import Watches
@@ -35,6 +42,7 @@ SITE = SiteId("7b1d1a3e-6c0f-4a4f-9b7e-2f0c5d9e8a11")
 RUNNERS = GroupId("9e2b7c64-1c5d-4f7a-a1c8-7d4b0e6f3a52")
 ANN = MemberId("m-ann")
 SECRET = "a secret of the tests"
+SENDER = "usher@club.example.com"
 
 T = TypeVar("T")
 
@@ -239,20 +247,24 @@ def a_house(database: Database, clock: Clock, automations: str = WELCOME, **chan
     wix, mail = FakeWix(), FakeMail()
     services = Services(
         journal=Journal(database, listened=ROUTES),
-        ledger=Ledger(database),
+        ledger=Ledger(database, SENDER),
         outbox=Outbox(database),
         suppressions=Suppressions(database),
         sites=Sites(database),
         watches=Watches(database),
         wix=wix,
         mail=mail,
+        senders=Senders(database, SENDER),
+        pacer=changes.pop("pacer", None) or a_pacer(database, clock, Limits()),
+        slots=Slots(SENDER, None, SharedRedis(None, lambda: 0.0), clock),
         renderer=_renderer(),
         automations=parse_automations(automations, templates=_renderer().names()),
         letterhead=Letterhead(
-            "Usher <usher@club.example.com>",
+            f"Usher <{SENDER}>",
             "1 Beach Road",
             "https://usher.example.com",
             UnsubscribeTokens(SECRET),
+            ReturnPaths(SENDER, [SECRET]),
         ),
         hashes=AddressHashes(SECRET),
         chance=lambda: 0.5,
@@ -260,6 +272,18 @@ def a_house(database: Database, clock: Clock, automations: str = WELCOME, **chan
         **changes,
     )
     return House(services, wix, mail, clock, database)
+
+
+def a_pacer(database: Database, clock: Clock, limits: Limits, redis: Redis | None = None) -> Pacer:
+    ledger, senders = Ledger(database, SENDER), Senders(database, SENDER)
+    return Pacer(
+        SENDER,
+        limits,
+        SharedRedis(redis, lambda: 0.0),
+        sent_since=lambda domain, since: ledger.sent_since(since, domain),
+        first_sent_at=senders.first_sent_at,
+        now=clock,
+    )
 
 
 def cleared(to: str) -> Clearance:

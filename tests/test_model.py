@@ -693,7 +693,8 @@ class StoreMachine(RuleBasedStateMachine):
     def send_the_dot(self, hold: Hold, said: str) -> None:
         row, hold.dot = hold.row, said
         row.taken += said.startswith("taken")
-        row.unanswered = row.unanswered or hold.stands
+        # Of one that somebody has decided about, a late dot without an answer tells nobody anything.
+        row.unanswered = row.unanswered or (hold.stands and row.state in ("sending", "in_doubt"))
         assert row.taken <= 1 + row.released, "the same letter went out twice"
         if row.job:
             together = [

@@ -22,7 +22,7 @@ from admin.processes import ROOT
 from core.community import MemberId, Membership, SiteId
 from core.errors import MailInDoubtError
 from integrations.store.database import Database
-from tests.house import ANN, RUNNERS, SITE, Clock, House, a_house, an_event
+from tests.house import ANN, RUNNERS, SENDER, SITE, Clock, House, a_house, an_event
 from tests.test_admin_api import a_counter, a_letter_in_doubt, a_letter_of_a_dead_worker, message_ids
 
 OTHER_SITE = SiteId("another-site")
@@ -527,3 +527,33 @@ def test_no_database_at_all_and_one_that_is_away_are_clear_messages(
     assert len(errors[1].splitlines()) == 1
     assert "hunter2" not in errors[1]
     assert not (tmp_path / "data").exists()
+
+
+# A sender that is paused.
+
+
+def test_a_pause_is_shown_with_its_reason_and_ended_by_hand(
+    usher: Usher, house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EMAIL_FROM", f"Usher <{SENDER}>")
+    house.services.senders.pause("outlook.com", "550 5.7.515 access denied")
+
+    shown, asked = usher("senders", "list"), usher("senders", "resume", "outlook.com")
+    done = usher("senders", "resume", "outlook.com", "--yes")
+
+    assert "outlook.com" in shown.out
+    assert "550 5.7.515" in shown.out
+    assert asked.code == 2
+    assert (done.code, done.out) == (0, "Letters go again.\n")
+    assert house.services.senders.pauses() == {}
+    assert usher("senders", "resume", "--yes").out == "Nothing was paused.\n"
+
+
+def test_without_a_sender_there_are_no_pauses_to_show(
+    usher: Usher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EMAIL_FROM", raising=False)
+    said = usher("senders", "list")
+    assert (said.code, said.out) == (2, "")
+    assert "EMAIL_FROM: is required" in said.err

@@ -25,6 +25,9 @@ from integrations.email.render import Content
 _LOCAL = re.compile(r"[^\s<>()\[\]\\,;:@\"\x00-\x20\x7f-\xa0]{1,64}")
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+IDEMPOTENCY_HEADERS = ("Resend-Idempotency-Key", "Idempotency-Key", "X-EE-Idempotency-Key")
+"""As Resend, Lettermint and EmailEngine call it."""
+_FOLD = "\r\n "
 _LIST_ID = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 # Plain http is for trying things out on one machine.
 _UNSUBSCRIBE = re.compile(r"(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/])[!#-;=?-\[\]_a-z~%]{1,800}")
@@ -41,10 +44,12 @@ def build_message(
     list_id: str = "",
     list_name: str = "",
     unsubscribe_url: str = "",
+    unsubscribe_address: str = "",
+    feedback_id: str = "",
     postal_address: str = "",
 ) -> bytes:
-    """The same bytes for the same input. `sender` is `Name <address>`, `to` a bare address, `list_id` without
-    brackets, `date` aware.
+    """The same bytes for the same input. `sender` is `Name <address>`, `to` and `unsubscribe_address` bare ones,
+    `list_id` without brackets, `date` aware.
 
     Raises PermanentError for an address nobody can write to, and for a promotional letter without an
     unsubscribe link and a postal address that its reader can see in both parts.
@@ -67,8 +72,19 @@ def build_message(
         headers.append(f"List-Id: {_display('List-Id', list_name)}<{list_id}>")
     if purpose is Purpose.PROMOTIONAL:
         _require_a_way_out(content, unsubscribe_url, postal_address)
-        headers.append(f"List-Unsubscribe: <{unsubscribe_url}>")
+        if feedback_id:
+            headers.append(f"Feedback-ID: {feedback_id}")
+    if unsubscribe_url:
+        if not _UNSUBSCRIBE.fullmatch(unsubscribe_url):
+            raise PermanentError("the link to unsubscribe is not one that mail programs follow")
+        ways = [f"<{unsubscribe_url}>"]
+        if unsubscribe_address:
+            ways.append(f"<mailto:{wire_address(unsubscribe_address)}?subject=unsubscribe>")
+        headers.append(f"List-Unsubscribe: {(',' + _FOLD).join(ways)}")
         headers.append("List-Unsubscribe-Post: List-Unsubscribe=One-Click")
+    # Relays that know one of these send a letter with the same key once, however often it is handed over.
+    key = message_id[1:-1]
+    headers += [f"{name}: {key}" for name in IDEMPOTENCY_HEADERS]
     # "=_" can appear in neither quoted-printable nor base64, so no text can end a part.
     boundary = "=_" + hashlib.sha256(message_id.encode()).hexdigest()[:24]
     headers.append("MIME-Version: 1.0")
@@ -85,6 +101,12 @@ def build_message(
             "",
         )
     ).encode()
+
+
+def feedback_id(template: str, site: str, purpose: Purpose, domain: str) -> str:
+    """Four fields by which Gmail's feedback loop counts complaints; the last one, the sender, never changes."""
+    fields = (template, site, str(purpose), domain)
+    return ":".join(re.sub(r"[^A-Za-z0-9._-]", "-", field)[:60] for field in fields)
 
 
 def message_id_for(key: str, domain: str) -> str:
@@ -160,7 +182,7 @@ def _display(header: str, name: str) -> str:
         return ""
     if name.isascii() and "=?" not in name:
         return f'"{quote(name)}" '
-    return _words(header, name) + " "
+    return _words(header, name) + _FOLD  # a line with encoded words has 76 characters at most (RFC 2047, 2)
 
 
 def _part(subtype: str, text: str) -> str:

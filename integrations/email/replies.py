@@ -1,7 +1,8 @@
 """What a mail server's reply means for the letter and for the address. Pure.
 
 RFC 5321 section 4.2 has the basic codes, RFC 3463 and 5248 the enhanced ones. When both are there the enhanced
-code says why; the words beside them count only when there is none.
+code says why. The words beside them count when there is none, or when it says nothing (x.0.0), and they tell apart
+what servers put under one code: too much mail at once, and greylisting.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ class Cause(StrEnum):
     ADDRESS = "address"
     MAILBOX = "mailbox"
     SENDER = "sender"
+    """Our name, our set-up, or what is thought of us."""
+    THROTTLE = "throttle"
+    """Too much at once: fewer letters will pass."""
     SERVER = "server"
     OTHER = "other"
 
@@ -39,6 +43,11 @@ class Reply:
     def address_is_dead(self) -> bool:
         return self.kind is Kind.REFUSED and self.cause is Cause.ADDRESS
 
+    @property
+    def mailbox_is_full(self) -> bool:
+        # Without a telling code it was the words that named the mailbox, and they name a full one only.
+        return self.cause is Cause.MAILBOX and self.enhanced[2:] in ("", "0.0", "2.2")
+
 
 # Longest match first: a whole code, then a subject ("1.x").
 _CAUSES = {
@@ -51,12 +60,57 @@ _CAUSES = {
     "4": Cause.SERVER,
     "7": Cause.SENDER,  # policy and authentication: 5.7.515 and its kin are about us
 }
-_TEMPORARY = frozenset({"2.2"})  # a full mailbox is emptied one day, whatever class the server gives it
-_ENHANCED = re.compile(r"\s*([245])\.(\d{1,3})\.(\d{1,3})(?=\s|$|[:;,.)-])")
-_NO_SUCH_USER = re.compile(
-    r"\b(user|recipient|mailbox|address|account) (is )?(unknown|not found|does not exist|doesn't exist)"
-    r"|\b(unknown|no such|invalid) (local )?(user|recipient|mailbox|address|account)\b",
-    re.IGNORECASE,
+_FULL = "2.2"
+"""A full mailbox is emptied one day, whatever class the server gives it."""
+_NOTHING_SAID = "0.0"
+_CODE = r"([245])\.(\d{1,3})\.(\d{1,3})"
+_ENHANCED = re.compile(rf"\s*#?{_CODE}(?=\s|$|[:;,.)-])|.*?\(#{_CODE}\b")  # "(#5.1.1)" is qmail's way
+_REPLY = re.compile(r"(?:^|[:;])\s*([245]\d\d)[ -](.*)", re.DOTALL)
+_LONGEST_TEXT = 2000
+
+
+def _any_of(*alternatives: str) -> re.Pattern[str]:
+    return re.compile("|".join(alternatives), re.IGNORECASE)
+
+
+_SAYS_GREYLISTED = _any_of("gr[ea]y-?list")
+_SAYS_TOO_MUCH = _any_of(
+    r"throttl",
+    r"\brate[- ]?limit",
+    r"\b(sending|unusual|message) rate\b",
+    r"\bat a rate\b",
+    r"\btoo (quickly|fast|frequently)\b",
+    r"\btoo (many|much) (e?-?mails?|messages|connections|recipients|sessions)\b",
+    r"(daily|hourly|sending|submission) ?(user |message |sending )*(quota|limit)",
+    r"unexpected volume|unusual rate|due to user complaints",
+)
+_SAYS_FULL = _any_of(
+    r"(mailbox|inbox|postfach|buz[oó]n|casella|bo[iî]te|caixa|skrzynka)\b[^.;:]{0,40}"
+    r"\b(full|voll|llen[oa]|pien[oa]|pleine|cheia|pe[lł]na)\b",
+    r"\bquota\b.{0,20}\b(exceeded|reached|full|d[eé]pass[eé]|excedida|superata|[uü]berschritten)",
+    r"\b(over|exceed(s|ed)?|out of)[- ](the |its |his |storage |disk |mailbox )*quota",
+    r"exceeded (the |its |his )?storage|(insufficient|not enough) (disk|storage|mailbox) (space|storage|size)",
+)
+_SAYS_OUR_FAULT = _any_of(
+    r"\b(spam|dmarc|dkim|spf)\b|\breputation\b|(block|black|deny) ?list",
+    r"spamhaus|spamcop|barracuda|\b[rd]nsbl\b|\brbl\b|\b(ptr|rdns)\b|reverse dns",
+    r"\b(client host|sender|(your|sending) (ip|host|domain|server|network|address))\b"
+    r".{0,60}\b(blocked|banned|rejected|refused|denied|failed|not (allowed|permitted|authori[sz]ed|found))\b",
+)
+_PEOPLE = (
+    r"(user|recipient|mailbox|address|account|benutzer|empf(ä|ae?)nger|postfach|utilisateur|destinataire|adresse|"
+    r"usu[aá]rio|destinat[aá]rio|buz[oó]n|utente|casella|gebruiker|ontvanger|u[zż]ytkownik|пользовател[ья])"
+)
+_ABSENT = (
+    r"(unknown|not (found|known)|do(es)?(n'?t| not) exist|no longer exists|invalid|unbekannt|existiert nicht|"
+    r"nicht (bekannt|gefunden|vorhanden)|inconnue?|n'existe pas|desconocid[oa]|no existe|inexistente|sconosciut[oa]|"
+    r"inesistente|non esiste|desconhecid[oa]|n[aã]o existe|onbekend|bestaat niet|nieznany|nie istnieje|не найден)"
+)
+_SAYS_NO_SUCH_USER = _any_of(
+    rf"\b{_PEOPLE}\b([^.;:]|\.(?=\S)){{0,60}}?\b{_ABSENT}\b",
+    rf"\b(unknown|no such|invalid|unbekannter|onbekende|no existe (el|la)|нет такого) (local |e-?mail )?{_PEOPLE}",
+    r"\bno mailbox (here )?by that name\b|\bnot a valid (mailbox|recipient|user)\b|\bnot our customer\b",
+    r"\b(undeliverable|unrout(e?)able) address\b|用户不存在|收件人不存在",
 )
 
 
@@ -65,17 +119,58 @@ def classify(code: int, text: str) -> Reply:
 
     Whatever is neither 2yz nor clearly final is deferred: a doubt about a reply costs a retry, not a letter.
     """
+    text = text[:_LONGEST_TEXT]
+    kind = _kind(code // 100)
     match = next(filter(None, (_ENHANCED.match(line) for line in text.splitlines())), None)
     if match is None:
-        named = code in (550, 551, 553) and _NO_SUCH_USER.search(text)
-        return Reply(_kind(code // 100), Cause.ADDRESS if named else Cause.OTHER)
-    status, subject, detail = match.groups()
-    exact = f"{subject}.{detail}"
-    kind = _kind(code // 100)
-    cause = Cause.OTHER if kind is Kind.DONE else _CAUSES.get(exact) or _CAUSES.get(subject, Cause.OTHER)
-    if kind is Kind.REFUSED and (status == "4" or exact in _TEMPORARY):
+        status, exact, enhanced = "", _NOTHING_SAID, ""
+    else:
+        status, subject, detail = (group for group in match.groups() if group is not None)
+        exact = f"{subject}.{detail}"
+        enhanced = f"{status}.{exact}"
+    if kind is Kind.DONE:
+        return Reply(kind, Cause.OTHER, enhanced)
+    cause = _cause(code, exact, text, final=kind is Kind.REFUSED and status != "4")
+    is_full = cause is Cause.MAILBOX and exact in (_FULL, _NOTHING_SAID)
+    if status == "4" or is_full:
         kind = Kind.DEFERRED
-    return Reply(kind, cause, f"{status}.{exact}")
+    return Reply(kind, cause, enhanced)
+
+
+def classify_status(status: str, text: str = "") -> Reply:
+    """`Status` and `Diagnostic-Code` of a delivery report (RFC 3464, 2.3.4 and 2.3.6), as far as they are there.
+
+    The status wins, unless it says nothing; the text is then read as the reply it may hold.
+    """
+    text = text[:_LONGEST_TEXT]
+    said = _REPLY.search(text)
+    words = said[2] if said else text
+    match = re.match(rf"\s*{_CODE}\b", status)
+    if match is None or f"{match[2]}.{match[3]}" == _NOTHING_SAID:
+        first = match[1] if match else "5"
+        return classify(int(said[1]) if said else int(f"{first}50"), words)
+    code = int(said[1]) if said and said[1].startswith(match[1]) else int(f"{match[1]}50")
+    return classify(code, f"{match[0]} {words}")
+
+
+def _cause(code: int, exact: str, text: str, *, final: bool) -> Cause:
+    subject = exact.partition(".")[0]
+    if exact == _FULL:
+        return Cause.MAILBOX
+    if not final and _SAYS_GREYLISTED.search(text):
+        return Cause.OTHER
+    if not final and (exact == "5.3" or (code == 421 and subject == "7")):  # RFC 5248: too many recipients
+        return Cause.THROTTLE
+    if (subject != "7" or not final) and _SAYS_TOO_MUCH.search(text):
+        return Cause.THROTTLE
+    if exact != _NOTHING_SAID:
+        return _CAUSES.get(exact) or _CAUSES.get(subject, Cause.OTHER)
+    if _SAYS_OUR_FAULT.search(text):
+        return Cause.SENDER
+    if _SAYS_FULL.search(text):
+        return Cause.MAILBOX
+    named = code in (550, 551, 553) and _SAYS_NO_SUCH_USER.search(text)  # 554 is said for everything
+    return Cause.ADDRESS if named else Cause.OTHER
 
 
 def _kind(status: int) -> Kind:

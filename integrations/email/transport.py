@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from core.errors import (
+    Blame,
     ConfigError,
     MailDeferredError,
     MailInDoubtError,
@@ -31,7 +32,7 @@ from core.errors import (
 from core.gate import Clearance
 from core.ports import MailPort
 from integrations.email.message import wire_address
-from integrations.email.replies import Kind, classify
+from integrations.email.replies import Cause, Kind, Reply, classify
 from integrations.email.url import EmailUrl, parse_email_url
 
 CONNECT_TIMEOUT_S = 10.0
@@ -298,36 +299,55 @@ def _refusal(command: str, code: int, text: str) -> MailDeferredError | MailRefu
     said = _printable(re.sub(r"\S*@\S*", "<address>", text))
     message = f"the mail server answered {code} to {command}: {said}"
     why = reply.enhanced or str(code)
+    blame = _blame(command, code, reply)
     if reply.kind is not Kind.REFUSED:
-        return MailDeferredError(message, code=why)
+        return MailDeferredError(message, code=why, blame=blame)
     # What is said to MAIL is about us.
-    return MailRefusedError(message, address_is_dead=reply.address_is_dead and command != "MAIL", code=why)
+    dead = reply.address_is_dead and command != "MAIL"
+    return MailRefusedError(message, address_is_dead=dead, code=why, blame=blame)
+
+
+def _blame(command: str, code: int, reply: Reply) -> Blame:
+    if code == 421:
+        return Blame.SENDER
+    if command == "MAIL":
+        # Its size and its need of SMTPUTF8 are the letter's own.
+        ours = code != 552 and not reply.enhanced.startswith(("5.6.", "5.3.4"))
+        return Blame.SENDER if ours else Blame.LETTER
+    if reply.cause in (Cause.SENDER, Cause.THROTTLE):
+        return Blame.DOMAIN
+    if reply.cause is Cause.SERVER and reply.kind is Kind.DEFERRED:
+        return Blame.DOMAIN
+    return Blame.LETTER
 
 
 def _hung_up(exc: Exception) -> MailDeferredError:
     return MailDeferredError(
-        f"the connection broke before the final dot ({type(exc).__name__})", code="connection"
+        f"the connection broke before the final dot ({type(exc).__name__})",
+        code="connection",
+        blame=Blame.SENDER,
     )
 
 
 def _no_connection(exc: Exception) -> MailDeferredError:
+    text, code = _why_no_connection(exc)
+    return MailDeferredError(text, code=code, blame=Blame.SENDER)
+
+
+def _why_no_connection(exc: Exception) -> tuple[str, str]:
     match exc:
         case smtplib.SMTPAuthenticationError():
-            return MailDeferredError(f"the login of EMAIL_URL was refused ({exc.smtp_code})", code="login")
+            return f"the login of EMAIL_URL was refused ({exc.smtp_code})", "login"
         case smtplib.SMTPResponseException():
-            return MailDeferredError(f"the mail server greeted with {exc.smtp_code}", code=str(exc.smtp_code))
+            return f"the mail server greeted with {exc.smtp_code}", str(exc.smtp_code)
         case ssl.SSLCertVerificationError():
-            return MailDeferredError(
-                f"the mail server's certificate cannot be trusted: {exc.verify_message}", code="tls"
-            )
+            return f"the mail server's certificate cannot be trusted: {exc.verify_message}", "tls"
         case ssl.SSLError():
-            return MailDeferredError(f"no TLS with the mail server ({type(exc).__name__})", code="tls")
+            return f"no TLS with the mail server ({type(exc).__name__})", "tls"
         case smtplib.SMTPNotSupportedError():
-            return MailDeferredError(f"the mail server lacks what EMAIL_URL asks for: {exc}", code="tls")
+            return f"the mail server lacks what EMAIL_URL asks for: {exc}", "tls"
         case _:
-            return MailDeferredError(
-                f"no connection to the mail server ({type(exc).__name__})", code="connection"
-            )
+            return f"no connection to the mail server ({type(exc).__name__})", "connection"
 
 
 def _printable(text: str) -> str:

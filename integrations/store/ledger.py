@@ -28,6 +28,7 @@ from core.errors import (
 )
 from core.letters import PlannedLetter, StopLetters, letter_key
 from integrations.store.database import Database, Transaction
+from integrations.store.senders import whole_sender_paused
 from integrations.store.tables import messages, suppressions
 from integrations.store.work import (
     LEASE_S,
@@ -70,8 +71,10 @@ class ClaimedLetter:
 
 
 class Ledger:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, sender: str = "") -> None:
+        """`sender` is the address whose pauses hold letters back (Senders)."""
         self._database = database
+        self._sender = sender
         self._hand = Hand()
         self.hands_free = self._hand.free
 
@@ -89,7 +92,14 @@ class Ledger:
             )
             tx.execute(sa.update(messages).where(left, ~messages.c.marked).values(state="planned"))
             rows = claim(
-                tx, messages, _WAITING, lease=self._hand.take(), limit=limit, lease_s=LEASE_S, state="sending"
+                tx,
+                messages,
+                _WAITING,
+                lease=self._hand.take(),
+                limit=limit,
+                lease_s=LEASE_S,
+                where=~whole_sender_paused(tx, self._sender),
+                state="sending",
             )
             for row in rows:
                 if row.crashes >= MOST_CRASHES:
@@ -261,7 +271,10 @@ class Ledger:
 
     def any_due(self) -> bool:
         with self._database.read() as tx:
-            return any_due(tx, messages, (*_WAITING, "sending"))
+            held_back = whole_sender_paused(tx, self._sender)
+            # What a dead worker left is sorted out whether or not anything may go.
+            where = sa.or_(messages.c.state == "sending", ~held_back)
+            return any_due(tx, messages, (*_WAITING, "sending"), where=where)
 
     def release(self, id: str) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
         """Send a letter in doubt again, because somebody decided so; returns its row as it is now.
@@ -520,4 +533,6 @@ def stop_letters(tx: Transaction, site: SiteId, stop: StopLetters) -> None:
         conditions.append(messages.c.group_id == stop.group)
     if stop.member is not None:
         conditions.append(messages.c.member == stop.member)
+    if stop.triggers is not None:
+        conditions.append(messages.c.trigger.in_(stop.triggers))
     tx.execute(sa.update(messages).where(*conditions).values(state="skipped", reason=stop.reason, lease=None))

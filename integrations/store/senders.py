@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.pacing import TRIP_AFTER, Pause, pause_length
+from core.pacing import FIRST_REST, TRIP_AFTER, Pause, pause_length
 from integrations.store.database import Database, Transaction
 from integrations.store.tables import senders
 
@@ -77,7 +77,7 @@ class Senders:
             self._troubled.add(domain)
             if row.paused_until is None and row.failures < TRIP_AFTER:
                 return None
-            pause = self._pause(tx, row, reason)
+            pause = self._pause(tx, row, reason, pause_length(row.pauses))
         return _logged(pause, row)
 
     def pause(self, domain: str, reason: str, for_s: float | None = None) -> Pause:
@@ -85,7 +85,8 @@ class Senders:
         with self._database.begin() as tx:
             row = self._count_failure(tx, domain)
             self._troubled.add(domain)
-            pause = self._pause(tx, row, reason, for_s)
+            length = pause_length(row.pauses, FIRST_REST) if for_s is None else timedelta(seconds=for_s)
+            pause = self._pause(tx, row, reason, length, at_least=for_s is not None)
         if pause is None:
             return _pause_of(row)
         return _logged(pause, row) or pause
@@ -167,19 +168,19 @@ class Senders:
         ).one()
 
     def _pause(
-        self, tx: Transaction, row: sa.Row[Any], reason: str, for_s: float | None = None
+        self, tx: Transaction, row: sa.Row[Any], reason: str, length: timedelta, *, at_least: bool = False
     ) -> Pause | None:
-        """None when a pause is on already: whoever fails meanwhile met the same wall, except for the one who tried."""
+        """None when a pause is on already: whoever fails meanwhile met the same wall, except for the one who tried.
+        `at_least`: unless this one is longer."""
         tried = self._trials.pop(row.domain, None)
-        length = pause_length(row.pauses) if for_s is None else timedelta(seconds=for_s)
         until = tx.now + length
         if (
             row.paused_until is not None
             and tried != row.pauses
-            and (for_s is None or until <= row.paused_until)
+            and (not at_least or until <= row.paused_until)
         ):
             return None
-        self._update(tx, row.domain, failures=0, pauses=row.pauses + 1, paused_until=until, reason=reason)
+        self._update(tx, row.domain, pauses=row.pauses + 1, paused_until=until, reason=reason)
         return Pause(row.domain, until, reason)
 
     def _update(self, tx: Transaction, domain: str, **values: Any) -> None:

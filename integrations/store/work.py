@@ -185,8 +185,13 @@ def page(
     return list(tx.execute(sa.select(*columns).where(*conditions).order_by(*newest_first).limit(limit)))
 
 
-def any_due(tx: Transaction, table: sa.Table, waiting: Sequence[str]) -> bool:
-    return tx.connection.scalar(sa.select(sa.literal(1)).where(is_due(tx, table, waiting)).limit(1)) == 1
+def any_due(
+    tx: Transaction, table: sa.Table, waiting: Sequence[str], where: sa.ColumnElement[bool] | None = None
+) -> bool:
+    due = is_due(tx, table, waiting)
+    if where is not None:
+        due = sa.and_(due, where)
+    return tx.connection.scalar(sa.select(sa.literal(1)).where(due).limit(1)) == 1
 
 
 def count_by_state(tx: Transaction, table: sa.Table) -> dict[str, int]:

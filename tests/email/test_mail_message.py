@@ -17,7 +17,14 @@ from smtp_servers import mail_server
 
 from core.consent import Purpose
 from core.errors import PermanentError
-from integrations.email.message import build_message, message_id_for, parse_sender, wire_address
+from integrations.email.message import (
+    IDEMPOTENCY_HEADERS,
+    build_message,
+    feedback_id,
+    message_id_for,
+    parse_sender,
+    wire_address,
+)
 from integrations.email.render import Content, Renderer
 from integrations.email.transport import SmtpMail
 from integrations.email.url import parse_email_url
@@ -46,6 +53,7 @@ SINGLE = (
     "Content-Type",
     "Auto-Submitted",
     "X-Auto-Response-Suppress",
+    *IDEMPOTENCY_HEADERS,
 )
 any_text = st.text(st.characters(exclude_categories=[]), max_size=400)
 header_text = st.one_of(any_text, st.text('ab=?\r\n ,;:<>@"\\üא🌞\x00\x85\u2028', max_size=200))
@@ -124,12 +132,29 @@ def test_a_shipped_letter_arrives_whole_with_the_headers_of_its_purpose(name: st
     assert [part.get_content_type() for part in message.iter_parts()] == ["text/plain", "text/html"]
     assert body_of(message, "plain") == content.text
     assert body_of(message, "html").rstrip("\n") == content.html.rstrip("\n")
-    if purpose is Purpose.PROMOTIONAL:
-        assert f"\r\nList-Unsubscribe: <{WAY_OUT['unsubscribe_url']}>\r\n".encode() in raw
-        assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
-    else:
-        assert "List-Unsubscribe" not in message
-        assert "List-Unsubscribe-Post" not in message
+    assert f"\r\nList-Unsubscribe: <{WAY_OUT['unsubscribe_url']}>\r\n".encode() in raw
+    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+
+
+def test_whoever_ignores_links_unsubscribes_by_mail() -> None:
+    raw = build(unsubscribe_address="hello+u123@example.org", unsubscribe_url=WAY_OUT["unsubscribe_url"])
+    assert is_well_formed(raw)
+    assert str(parse(raw)["List-Unsubscribe"]) == (
+        f"<{WAY_OUT['unsubscribe_url']}>, <mailto:hello+u123@example.org?subject=unsubscribe>"
+    )
+
+
+def test_relays_that_know_a_key_for_once_only_are_given_one() -> None:
+    message = parse(build())
+    key = str(message["Message-ID"]).strip("<>")
+    assert [message[name] for name in IDEMPOTENCY_HEADERS] == [key] * 3
+
+
+def test_what_gmail_counts_complaints_by_has_four_fields_and_none_is_more() -> None:
+    made = feedback_id("offer:new\r\nX: y", "site", Purpose.PROMOTIONAL, "example.org")
+    assert made == "offer-new--X--y:site:promotional:example.org"
+    assert parse(build(purpose=Purpose.PROMOTIONAL, feedback_id=made, **WAY_OUT))["Feedback-ID"] == made
+    assert "Feedback-ID" not in parse(build(feedback_id=made, **WAY_OUT))
 
 
 # The way out

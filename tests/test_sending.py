@@ -1,0 +1,169 @@
+"""How letters go: in the mail server's pace, and not at all while it refuses us; nobody is suppressed for our fault."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from core.community import Member, MemberId, Membership, Subscription
+from core.errors import Blame, MailDeferredError, MailInDoubtError, MailRefusedError
+from core.pacing import TRIP_AFTER, Limits
+from integrations.store.database import Database
+from integrations.store.tables import suppressions
+from tasks.turn import anything_due
+from tests.house import RUNNERS, Clock, House, a_house, a_pacer, an_event
+
+YES = Subscription("SUBSCRIBED", "VALID")
+
+
+def a_crowd(house: House, clock: Clock, *addresses: str) -> list[str]:
+    """Everybody just joined; returns the addresses."""
+    for number, address in enumerate(addresses):
+        member = MemberId(f"m-{number}")
+        house.wix.members[member] = Member(member, "APPROVED", address, "Ann")
+        house.wix.memberships[RUNNERS, member] = Membership("joined")
+        house.wix.subscriptions[address] = YES
+        house.hear(an_event(clock, id=f"e-{number}", member=member))
+    return list(addresses)
+
+
+def states(house: House) -> list[str]:
+    return sorted(row[1] for row in house.rows())
+
+
+def no_connection() -> MailDeferredError:
+    return MailDeferredError("no connection to the mail server", blame=Blame.SENDER)
+
+
+def test_a_run_of_failed_connections_pauses_the_sender_and_the_others_do_not_even_try(
+    database: Database, clock: Clock
+):
+    house = a_house(database, clock)
+    crowd = a_crowd(house, clock, *(f"r{number}@example.com" for number in range(TRIP_AFTER + 3)))
+    house.mail.fails = [no_connection() for _ in crowd]
+
+    house.work()
+
+    assert len(house.mail.fails) == 3, "five tried"
+    assert states(house) == ["deferred"] * TRIP_AFTER + ["planned"] * 3
+    pause = house.services.senders.pauses()[""]
+    assert pause.reason == "no connection to the mail server"
+    assert not anything_due(house.services), "nobody is woken for what may not go"
+
+
+def test_when_the_pause_is_over_one_letter_tries_and_the_rest_follows(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    crowd = a_crowd(house, clock, *(f"r{number}@example.com" for number in range(TRIP_AFTER)))
+    house.mail.fails = [no_connection() for _ in crowd]
+    house.work()
+    clock.move(hours=1)
+
+    house.work()
+
+    assert sorted(house.mail.readers) == crowd
+    assert house.services.senders.pauses() == {}
+
+
+def test_a_try_that_fails_makes_the_pause_longer(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    crowd = a_crowd(house, clock, *(f"r{number}@example.com" for number in range(TRIP_AFTER)))
+    house.mail.fails = [no_connection() for _ in crowd]
+    house.work()
+    first = house.services.senders.pauses()[""].until - clock()
+    clock.move(hours=1)
+    house.mail.fails = [no_connection()] * 5
+
+    house.work()
+
+    assert len(house.mail.fails) == 4, "one tried"
+    assert house.services.senders.pauses()[""].until - clock() > first
+
+
+def test_a_no_to_our_sender_holds_all_letters_back_and_fails_none(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    a_crowd(house, clock, "a@example.com", "b@example.com")
+    house.mail.fails = [MailRefusedError("the mail server answered 550 to MAIL", blame=Blame.SENDER)]
+
+    house.work()
+
+    assert (states(house), house.mail.readers) == (["deferred", "planned"], [])
+    clock.move(hours=5)
+    house.work()
+    assert sorted(house.mail.readers) == ["a@example.com", "b@example.com"]
+
+
+def test_a_no_for_our_reputation_pauses_the_domain_and_suppresses_nobody(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    a_crowd(house, clock, "a@outlook.com", "b@outlook.com", "c@gmail.com")
+    house.mail.fails = [MailRefusedError("550 5.7.515 Access denied", blame=Blame.DOMAIN)]
+
+    house.work()
+
+    assert sorted(states(house)) == ["deferred", "failed", "sent"]
+    assert house.mail.readers == ["c@gmail.com"]
+    assert house.services.senders.pauses()["outlook.com"].reason == "550 5.7.515 Access denied"
+    [waiting] = [row for row in house.rows() if row[1] == "deferred"]
+    assert waiting[2] == "letters to this domain are paused: 550 5.7.515 Access denied"
+    with database.read() as tx:
+        assert tx.execute(sa.select(suppressions)).all() == []
+    clock.move(hours=5)
+    house.work()
+    assert len(house.mail.readers) == 2, "the other one at that domain, too"
+
+
+def test_silence_after_the_dot_again_and_again_stops_before_all_letters_are_in_doubt(
+    database: Database, clock: Clock
+):
+    house = a_house(database, clock)
+    crowd = a_crowd(house, clock, *(f"r{number}@example.com" for number in range(TRIP_AFTER + 2)))
+    house.mail.fails = [MailInDoubtError("no answer after the final dot") for _ in crowd]
+
+    house.work()
+
+    assert states(house) == ["in_doubt"] * TRIP_AFTER + ["planned"] * 2
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        MailRefusedError("550 5.1.1 no such user", address_is_dead=True),
+        MailDeferredError("452 4.2.2 mailbox full"),
+        MailDeferredError("451 4.7.1 greylisted"),
+    ],
+)
+def test_what_is_one_readers_own_never_pauses_anybody(
+    database: Database, clock: Clock, refusal: MailRefusedError | MailDeferredError
+):
+    house = a_house(database, clock)
+    a_crowd(house, clock, *(f"r{number}@example.com" for number in range(TRIP_AFTER + 2)))
+    house.mail.fails = [refusal] * (TRIP_AFTER + 1)
+
+    house.work()
+
+    assert house.services.senders.pauses() == {}
+    assert len(house.mail.readers) == 1
+
+
+def test_letters_above_the_days_limit_wait_and_go_the_next_day(database: Database, clock: Clock):
+    house = a_house(database, clock, pacer=a_pacer(database, clock, Limits(per_day=4)))
+    crowd = a_crowd(house, clock, *(f"r{number}@example.com" for number in range(6)))
+    house.work()
+    soon = len(house.mail.readers)
+    assert 0 < soon <= 4
+
+    for _ in range(60):
+        clock.move(hours=1)
+        house.work()
+
+    assert sorted(house.mail.readers) == crowd
+
+
+def test_a_letter_for_a_busy_domain_waits_and_others_go(database: Database, clock: Clock):
+    house = a_house(database, clock, pacer=a_pacer(database, clock, Limits(domain_per_day=1)))
+    a_crowd(house, clock, "a@gmail.com", "b@gmail.com", "c@outlook.com")
+
+    house.work()
+
+    assert sorted(reader.partition("@")[2] for reader in house.mail.readers) == ["gmail.com", "outlook.com"]
+    [waiting] = [row for row in house.rows() if row[1] != "sent"]
+    assert waiting[1:] == ("deferred", "the pace of EMAIL_URL")
