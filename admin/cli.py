@@ -8,6 +8,10 @@ from typing import Annotated
 
 import typer
 
+from admin.inbound import app as mail_app
+from admin.letters import app as templates_app
+from admin.people import app as people_app
+from admin.senders import app as senders_app
 from core.errors import AppError, ConfigError
 
 app = typer.Typer(
@@ -25,6 +29,10 @@ app.add_typer(automations_app, name="automations")
 app.add_typer(webhook_app, name="webhook")
 app.add_typer(events_app, name="events")
 app.add_typer(messages_app, name="messages")
+app.add_typer(templates_app, name="templates")
+app.add_typer(people_app, name="people")
+app.add_typer(mail_app, name="mail")
+app.add_typer(senders_app, name="senders")
 
 Site = Annotated[str | None, typer.Option(help="App instance id of one site.")]
 Limit = Annotated[int, typer.Option(min=1, max=1_000_000, help="The newest so many.")]
@@ -68,6 +76,39 @@ def demo(
     from admin.demo.play import play
 
     sys.exit(play(once=once))
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline", help="Skip what leaves the machine: Wix, PUBLIC_URL, the mail server, DNS."
+        ),
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help='One check or line, such as "dns" or "dns.spf"; repeatable.')
+    ] = None,
+    site: Site = None,
+    selector: Annotated[
+        list[str] | None, typer.Option(help="A DKIM selector that the mail provider signs with; repeatable.")
+    ] = None,
+    received: Annotated[Path | None, typer.Option(help="The source of a letter that arrived.")] = None,
+) -> None:
+    """What is wrong with this installation, and how to mend it. Exit code 0, 1 after a failure, 2 for settings."""
+    from admin.doctor.command import doctor
+
+    sys.exit(
+        doctor(
+            as_json=as_json,
+            offline=offline,
+            only=only or [],
+            site=site,
+            selectors=selector or [],
+            received=received,
+        )
+    )
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -146,12 +187,15 @@ def check_automations(
 ) -> None:
     """Report every mistake with line, field and value; exit code 2 when there is any."""
     from admin.processes import TEMPLATES, read_automations
+    from core.automations import spell_duration
     from integrations.email.render import Renderer
 
     found = read_automations(file, Renderer(TEMPLATES).names())
     for automation in found.automations:
-        print(f"{automation.name}: on {', '.join(sorted(automation.on))}")
-    print(f"{len(found.automations)} automations, no mistakes.")
+        after = f", after {spell_duration(automation.after_s)}" if automation.is_step else ""
+        print(f"{automation.name}: on {', '.join(sorted(automation.on))}{after}")
+    count = sum(not automation.is_step for automation in found.automations)
+    print(f"{count} automations, no mistakes.")
 
 
 @automations_app.command("try")
@@ -166,7 +210,7 @@ def try_automations(
 ) -> None:
     """Which automations an answer would set off, and why."""
     from admin.processes import TEMPLATES, read_automations
-    from core.automations import TRIGGERS, plan
+    from core.automations import TRIGGERS, plan, spell_duration
     from core.community import Answer, Group, GroupId, SiteId
     from integrations.email.render import Renderer
 
@@ -184,11 +228,18 @@ def try_automations(
         print(f"No automation listens to {on} in this group.")
     for outcome in outcomes:
         automation = outcome.automation
+        if automation.is_step:
+            continue
         does = [f"letter {automation.email} ({automation.purpose})"] if automation.email else []
         does += [automation.decide] if automation.decide else []
+        does = [", ".join(does)] + [
+            f"after {spell_duration(step.after_s)}: {step.name}, letter {step.email} ({step.purpose}"
+            + (", unless they replied)" if step.unless_replied else ")")
+            for step in found.flow_of(automation)[1:]
+        ]
         print(f"{'YES' if outcome.applies else 'no ':3}  {automation.name}: {outcome.reason}")
         if outcome.applies:
-            print(f"     → {', '.join(does)}")
+            print(f"     → {'; '.join(does)}")
 
 
 @webhook_app.command("send")
