@@ -16,24 +16,30 @@ from redis.exceptions import RedisError
 from starlette.applications import Starlette
 
 from admin.api import admin_api
+from admin.processes import letterhead, return_paths
 from config.settings import Settings
+from core.community import GroupId
 from core.errors import JournalUnavailableError
-from integrations.email.unsubscribe import UnsubscribeClaim, UnsubscribeTokens
+from integrations.email.unsubscribe import AddressHashes, UnsubscribeClaim, UnsubscribeTokens
 from integrations.shared import open_redis
 from integrations.store.database import Database, open_database
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.inbox import Inbox
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
+from integrations.store.returns import Returns
+from integrations.store.senders import Senders
 from integrations.store.suppressions import Suppressions
 from integrations.store.tables import events, messages, outbox, watches
 from integrations.store.work import count_by_state
 from tasks.app import create_app as create_celery_app
 from tasks.app import ring
 from tasks.doorbell import Doorbell
+from tasks.inbound import Mailroom
 from tasks.routes import ROUTES
 from webhooks.endpoint import webhook_routes
 from webhooks.health import health_routes
+from webhooks.inbound import inbound_routes
 from webhooks.unsubscribe import unsubscribe_routes
 from webhooks.verify import Verifier, load_public_key
 
@@ -55,10 +61,20 @@ def create_app(settings: Settings) -> Starlette:
     registry.register(_Rows(database, doorbell))
     keys = [load_public_key(text) for text in (settings.wix_public_key, settings.wix_public_key_next) if text]
     tokens = UnsubscribeTokens(settings.secret_keys[0], settings.secret_keys[1:])
+    hashes = AddressHashes(settings.secret_keys[0], settings.secret_keys[1:])
 
-    def unsubscribe(claim: UnsubscribeClaim) -> None:
-        suppressions.unsubscribe(claim.site, claim.member, claim.address_hash, "one click")
-        doorbell.ring()
+    def unsubscribe(claim: UnsubscribeClaim, group: GroupId | None) -> None:
+        suppressions.unsubscribe(claim.site, claim.member, claim.address_hash, "one click", group=group)
+        if group is None:
+            doorbell.ring()  # Wix is owed the news
+
+    # Without a sender, or where it has to stand alone in the envelope, no mail that comes back names a letter.
+    paths = return_paths(settings) if settings.email_from or settings.email_bounces else None
+    inbound = []
+    if paths is not None:
+        sender = letterhead(settings).address if settings.email_from else paths.address
+        mailroom = Mailroom(paths, Returns(database), Senders(database, sender), doorbell.ring)
+        inbound = inbound_routes(settings.admin_token.get_secret_value(), mailroom.take_in)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -69,8 +85,9 @@ def create_app(settings: Settings) -> Starlette:
 
     app = Starlette(
         routes=[
-            *webhook_routes(Verifier(keys), inbox, registry),
+            *webhook_routes(Verifier(keys, hash_address=hashes.of), inbox, registry),
             *unsubscribe_routes(tokens.read, unsubscribe),
+            *inbound,
             *health_routes(_checks(settings, database, celery.connection_for_write), registry),
             admin_api(settings.admin_token.get_secret_value(), journal, Ledger(database), doorbell.ring),
         ],

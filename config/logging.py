@@ -19,9 +19,11 @@ _QUIET = (
     "celery.app.trace",  # two lines for each doorbell; what came of it is logged where it happens
     "celery.utils.functional",
     "celery.worker.strategy",
+    "flufl.bounce",
     "httpcore",
     "httpx",
     "kombu",
+    "mail.log",  # aiosmtpd's, which names senders and recipients
 )
 
 

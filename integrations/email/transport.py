@@ -98,8 +98,8 @@ class SmtpMail:
 
     def _send(self, envelope_from: str, to: str, body: bytes, about_to_commit: Callable[[], None]) -> str:
         smtp, sock = self._open_transaction(envelope_from, to, len(body))
-        self._expect(smtp, "RCPT", f"TO:<{to}>", wanted=2)
-        self._expect(smtp, "DATA", wanted=3)
+        self._expect(smtp, "RCPT", f"TO:<{to}>", wanted=2, reader=to)
+        self._expect(smtp, "DATA", wanted=3, reader=to)
         try:
             smtp.send(body)
             early = _said_early(sock)
@@ -109,7 +109,7 @@ class SmtpMail:
             raise _hung_up(exc) from None
         if early is not None:
             self._drop()
-            raise _refusal("DATA", *early)
+            raise _refusal("DATA", *early, reader=to)
         try:
             about_to_commit()
         except BaseException:
@@ -126,11 +126,11 @@ class SmtpMail:
             raise _hung_up(exc) from None
         if early is not None:
             self._drop()
-            raise _refusal("DATA", *early)
+            raise _refusal("DATA", *early, reader=to)
         code, text = self._await_verdict(smtp)
         sock.settimeout(self._url.timeout_s)
         if code // 100 != 2:
-            raise _refusal("the letter", code, text)
+            raise _refusal("the letter", code, text, reader=to)
         return _printable(f"{code} {text}".replace(to, "<recipient>"))
 
     def _await_verdict(self, smtp: smtplib.SMTP) -> tuple[int, str]:
@@ -206,7 +206,9 @@ class SmtpMail:
             raise _no_connection(exc) from None
         return smtp
 
-    def _expect(self, smtp: smtplib.SMTP, command: str, arguments: str = "", *, wanted: int) -> None:
+    def _expect(
+        self, smtp: smtplib.SMTP, command: str, arguments: str = "", *, wanted: int, reader: str = ""
+    ) -> None:
         try:
             code, raw = smtp.docmd(command, arguments)
         except _BROKEN as exc:
@@ -219,7 +221,7 @@ class SmtpMail:
                 self._drop()
         except _BROKEN:
             self._drop()
-        raise _refusal(command, code, raw.decode("utf-8", "replace"))
+        raise _refusal(command, code, raw.decode("utf-8", "replace"), reader=reader)
 
     def _drop(self) -> None:
         if self._smtp is not None:
@@ -293,10 +295,13 @@ def _said_early(sock: socket.socket) -> tuple[int, str] | None:
     return int(reply[1]), reply[2].decode("utf-8", "replace")
 
 
-def _refusal(command: str, code: int, text: str) -> MailDeferredError | MailRefusedError:
-    """Replies quote addresses; errors are logged, so they do not."""
+def _refusal(command: str, code: int, text: str, *, reader: str) -> MailDeferredError | MailRefusedError:
+    """Replies quote addresses, or what stands before the @; errors are logged, so they do not."""
     reply = classify(code, text)
-    said = _printable(re.sub(r"\S*@\S*", "<address>", text))
+    said = re.sub(r"\S*@\S*", "<address>", text)
+    if local := reader.rpartition("@")[0]:
+        said = re.sub(rf"(?<!\w){re.escape(local)}(?!\w)", "<address>", said, flags=re.IGNORECASE)
+    said = _printable(said)
     message = f"the mail server answered {code} to {command}: {said}"
     why = reply.enhanced or str(code)
     blame = _blame(command, code, reply)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -66,6 +67,17 @@ class Returns:
                     expires_at=tx.now + FULL_FOR,
                 )
             return _known(row, news=news)
+
+    def came_back(self, domain: str, reason: str, within: timedelta) -> int:
+        """How many people's letters to this domain came back lately for a reason that begins so."""
+        with self._database.read() as tx:
+            query = sa.select(sa.func.count(sa.distinct(messages.c.member))).where(
+                messages.c.sent_at > tx.now - timedelta(days=7),  # an index; bounces come sooner
+                messages.c.domain == domain,
+                messages.c.bounced_at > tx.now - within,
+                messages.c.reason.startswith(reason, autoescape=True),
+            )
+            return tx.connection.scalar(query) or 0
 
     def complained(self, letter: str, reason: str) -> Known | None:
         """The reader called it spam: nobody writes to them again, and Wix is owed the news."""

@@ -31,6 +31,8 @@ class MailServer:
     open_connections: int = 0
     logins: list[tuple[bytes, bytes]] = field(default_factory=list)
     port: int = 0
+    heard: bytearray = field(default_factory=bytearray, repr=False)
+    """Every octet that clients said, TLS taken off."""
 
     def _next(self, command: str) -> str | None:
         waiting = self.replies.get(command, [])
@@ -67,6 +69,10 @@ class _CountingSMTP(SMTP):
             self.event_handler.connections += 1
             self.event_handler.open_connections += 1
         super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.event_handler.heard += data
+        super().data_received(data)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.event_handler.open_connections -= 1

@@ -231,8 +231,14 @@ def test_only_an_unknown_recipient_makes_an_address_dead(command: str, dead: boo
     assert failure.value.code == "5.1.1"
 
 
-def test_errors_repeat_what_the_server_said_but_no_address() -> None:
-    reply = "550 5.1.1 <Ana@EXAMPLE.com>: no such user ana@example.com here"
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "550 5.1.1 <Ana@EXAMPLE.com>: no such user ana@example.com here",
+        "550 5.1.1 Ana: no such user here",
+    ],
+)
+def test_errors_repeat_what_the_server_said_but_no_address(reply: str) -> None:
     with mail_server(MailServer({"RCPT": [reply]})) as server, pytest.raises(MailRefusedError) as failure:
         send(smtp_to(server.port))
     assert "ana" not in str(failure.value).lower()

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import random
 import string
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.community import MemberId, SiteId
+from core.community import LONGEST_ID, GroupId, MemberId, SiteId
 from integrations.email.unsubscribe import (
+    PREFIX,
     InvalidTokenError,
     UnsubscribeClaim,
     UnsubscribeTokens,
@@ -15,10 +18,14 @@ from integrations.email.unsubscribe import (
 )
 
 KEY = "k" * 40
-CLAIM = UnsubscribeClaim(SiteId("site-1"), MemberId("member-1"), hash_address(KEY, "ana@example.com"))
+GROUP = GroupId("group-1")
+CLAIM = UnsubscribeClaim(SiteId("site-1"), MemberId("member-1"), hash_address(KEY, "ana@example.com"), GROUP)
+IDS = st.text(max_size=40)
 
 
-@given(st.builds(UnsubscribeClaim, st.text(max_size=40), st.text(max_size=40), st.text(max_size=32)))
+@given(
+    st.builds(UnsubscribeClaim, IDS, IDS, st.text(max_size=32), st.none() | st.text(min_size=1, max_size=40))
+)
 def test_a_token_says_what_was_put_in_and_fits_into_a_url(claim: UnsubscribeClaim) -> None:
     token = UnsubscribeTokens(KEY).issue(claim)
     assert set(token) <= set(string.ascii_letters + string.digits + "-_.")
@@ -85,10 +92,43 @@ def test_a_token_of_a_previous_key_is_still_believed_and_new_ones_use_the_new_ke
     assert UnsubscribeTokens(KEY).read(rotated.issue(CLAIM)) == CLAIM
 
 
-@pytest.mark.parametrize("payload", [[], ["a"], ["a", "b", "c", "d"], {"a": 1}, 7, None])
+def test_once_the_previous_key_is_dropped_its_tokens_are_refused() -> None:
+    old = UnsubscribeTokens("the old key").issue(CLAIM)
+    with pytest.raises(InvalidTokenError):
+        UnsubscribeTokens(KEY).read(old)
+
+
+def test_a_link_that_was_made_before_links_named_a_group_still_works() -> None:
+    """Made by an earlier Usher with this key: its letters lie in mailboxes, for years."""
+    token = (
+        "u.eJyLVirOLEnVNVTSUcpNzU1KLQIzDQyNjE1MzcwtLBOTklNS09D5SrEAuasPig"
+        ".rYGeFIOocn0QkEejdTTHQ7pms-JsCgbk1FWsb9uIenY"
+    )
+    claim = UnsubscribeClaim(SiteId("site-1"), MemberId("member-1"), "0123456789abcdef" * 2)
+    assert UnsubscribeTokens(KEY).read(token) == claim
+
+
+def test_a_token_fits_into_the_line_of_a_header_whatever_the_ids() -> None:
+    """RFC 5322, 2.1.1: 998 octets. With ids of a length that Wix does not use, the group is left out."""
+    tokens = UnsubscribeTokens(KEY)
+
+    def an_id(name: str, characters: int) -> str:
+        return "".join(random.Random(name).choices(string.ascii_letters + string.digits, k=characters))
+
+    for length, fits in ((36, True), (60, True), (LONGEST_ID, False)):
+        site, member, group = (an_id(name, length) for name in ("site", "member", "group"))
+        claim = UnsubscribeClaim(SiteId(site), MemberId(member), "a" * 32, GroupId(group))
+        token = tokens.issue(claim)
+        assert len(f"List-Unsubscribe: <https://{'a' * 250}/unsubscribe/{token}>,") <= 998
+        assert tokens.read(token) == (claim if fits else replace(claim, group=None))
+
+
+@pytest.mark.parametrize(
+    "payload", [[], ["a"], ["a", "b"], ["a", "b", "c", "d", "e"], {"a": 1}, 7, None, "four!"]
+)
 def test_a_rightly_signed_payload_of_another_shape_is_invalid(payload: object) -> None:
     tokens = UnsubscribeTokens(KEY)
-    token = str(tokens._serializer.dumps(payload))
+    token = PREFIX + str(tokens._serializer.dumps(payload))
     with pytest.raises(InvalidTokenError):
         tokens.read(token)
 
