@@ -20,7 +20,7 @@ from admin.processes import letterhead, return_paths
 from config.settings import Settings
 from core.community import GroupId
 from core.errors import JournalUnavailableError
-from integrations.email.unsubscribe import AddressHashes, UnsubscribeClaim, UnsubscribeTokens
+from integrations.email.unsubscribe import TRIAL, AddressHashes, UnsubscribeClaim, UnsubscribeTokens
 from integrations.shared import open_redis
 from integrations.store.database import Database, open_database
 from integrations.store.heartbeats import Heartbeats
@@ -64,6 +64,8 @@ def create_app(settings: Settings) -> Starlette:
     hashes = AddressHashes(settings.secret_keys[0], settings.secret_keys[1:])
 
     def unsubscribe(claim: UnsubscribeClaim, group: GroupId | None) -> None:
+        if claim == TRIAL:
+            return
         suppressions.unsubscribe(claim.site, claim.member, claim.address_hash, "one click", group=group)
         if group is None:
             doorbell.ring()  # Wix is owed the news

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NewType, NoReturn
 
-from core.community import LONGEST_ID, GroupId, MemberId, SiteId, is_plain
+from core.community import LONGEST_ID, GroupId, MemberId, SiteId, Subscription, is_plain
 from core.errors import MalformedEventError
 
 EventId = NewType("EventId", str)
@@ -29,7 +29,11 @@ JOIN_REJECTED = "join_rejected"
 JOIN_CANCELED = "join_canceled"
 GROUP_DELETED = "group_deleted"
 MEMBER_DELETED = "member_deleted"
+CONTACT_CREATED = "contact_created"
+CONTACT_UPDATED = "contact_updated"
+CONTACT_MERGED = "contact_merged"
 CONTACT_DELETED = "contact_deleted"
+SUBSCRIPTION_CHANGED = "subscription_changed"
 APP_INSTALLED = "app_installed"
 APP_REMOVED = "app_removed"
 
@@ -46,12 +50,24 @@ _TYPES = {
     "wix.social_groups.v2.join_group_request_canceled": JOIN_CANCELED,
     "wix.social_groups.v2.group_deleted": GROUP_DELETED,
     "wix.members.v1.member_deleted": MEMBER_DELETED,
+    "wix.contacts.v4.contact_created": CONTACT_CREATED,
+    "wix.contacts.v4.contact_updated": CONTACT_UPDATED,
+    "wix.contacts.v4.contact_merged": CONTACT_MERGED,
     "wix.contacts.v4.contact_deleted": CONTACT_DELETED,
+    "com.wixpress.emailsubscriptions.v1.EmailSubscriptionChanged": SUBSCRIPTION_CHANGED,
     "AppInstalled": APP_INSTALLED,
     "AppRemoved": APP_REMOVED,
 }
 
+ABOUT_ADDRESSES = frozenset(
+    {CONTACT_CREATED, CONTACT_UPDATED, CONTACT_MERGED, CONTACT_DELETED, SUBSCRIPTION_CHANGED}
+)
+"""Types that name a person by address. It becomes keyed hashes before the event leaves this module, and even these are
+not kept once the event is done."""
+
 _LONGEST_TYPE = 200
+_LONGEST_ADDRESS = 320
+_MOST_ADDRESSES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +75,8 @@ class Event:
     """One thing that happened at Wix, as far as the journal needs to know it.
 
     `type` is one of the names above, or Wix's own string for a type nobody here listens to. `id` is Wix's
-    event id, or for legacy events without one a hash of site, type and data. `payload` is the JSON text B.
+    event id, or for legacy events without one a hash of site, type and data. `payload` is the JSON text B, or what
+    is kept of it.
     `erasure`: a privacy request set this off; the person is to be forgotten.
     """
 
@@ -85,11 +102,22 @@ class Details:
     """Why a request was declined, as the person was told."""
     asked_after: datetime | None = None
     """Of a request that was found: it was made after this, and before the event's own time."""
+    address_hashes: tuple[str, ...] = ()
+    """Of the address that `subscription` is about; of an erasure those of all addresses that were named."""
+    subscription: Subscription | None = None
+    """What Wix says of that address. "" for what it did not say."""
+    changed_at: datetime | None = None
+    """When Wix changed that, by its own clock; None for a contact, whose time is that of any change."""
 
 
-def open_delivery(claims: Mapping[str, Any], received_at: datetime) -> Event:
+def open_delivery(
+    claims: Mapping[str, Any],
+    received_at: datetime,
+    hash_address: Callable[[str], Sequence[str]] = lambda _: (),
+) -> Event:
     """Read the claims of a verified token.
 
+    `hash_address` gives the hashes that stand for an address from here on; without it addresses are dropped.
     Raises MalformedEventError when a layer is missing, is no JSON, or is of the wrong kind. The time is
     the event's own, else the token's `iat`, else `received_at`.
     """
@@ -113,8 +141,15 @@ def open_delivery(claims: Mapping[str, Any], received_at: datetime) -> Event:
     issued_at = _epoch_time(claims.get("iat"))
     event_id = inner.get("id")
     erasure = inner.get("triggeredByAnonymizeRequest") is True
-    if event_type in (APP_INSTALLED, APP_REMOVED):
-        # Removing the app twice reads the same both times; only the token's own time tells them apart.
+    kept = payload
+    if event_type in ABOUT_ADDRESSES:
+        # A hash without a key, such as an id made of the whole payload, would give an address away to who guesses it.
+        kept = payload = _without_addresses(event_type, inner, erasure, hash_address)
+    elif erasure:
+        kept = _ids_only(inner)
+    if event_type in (APP_INSTALLED, APP_REMOVED, SUBSCRIPTION_CHANGED):
+        # Removing the app twice reads the same both times, and changing one's mind may; only the token's own time
+        # tells them apart.
         event_id = _hash_id(site, wire_type, payload, issued_at.isoformat() if issued_at else "")
     elif not is_plain(event_id, LONGEST_ID):
         event_id = _hash_id(site, wire_type, payload)
@@ -126,7 +161,7 @@ def open_delivery(claims: Mapping[str, Any], received_at: datetime) -> Event:
         occurred_at=min(
             parse_time(inner.get("eventTime")) or issued_at or received_at, received_at
         ).astimezone(UTC),
-        payload=_ids_only(inner) if erasure else payload,
+        payload=kept,
         erasure=erasure,
     )
 
@@ -138,6 +173,8 @@ def read_details(event: Event) -> Details:
     what a reaction needs, it asks for.
     """
     inner = parse_object(event.payload, "payload")
+    if event.type in ABOUT_ADDRESSES:
+        return _details_of_address(inner)
     entity_id = inner.get("entityId")
     body = _body(inner)
     person = _object(body.get("groupMember")) or _object(body.get("joinGroupRequest")) or body
@@ -191,6 +228,56 @@ def _ids_only(inner: Mapping[str, Any]) -> str:
             "actionEvent": {"body": kept},
         }
     )
+
+
+def _without_addresses(
+    event_type: str, inner: Mapping[str, Any], erasure: bool, hash_address: Callable[[str], Sequence[str]]
+) -> str:
+    """What is kept of an event that names somebody by address: its hashes, and what was said of it."""
+    contact = _body(inner)
+    if event_type == SUBSCRIPTION_CHANGED:
+        said = _object(inner.get("subscription"))
+    else:
+        contact = _object(contact.get("targetContact")) or contact
+        said = _object(contact.get("primaryEmail"))
+    addresses = [said.get("email"), *(_all_addresses(contact) if erasure else ())]
+    hashes = [
+        known
+        for address in dict.fromkeys(filter(_is_address, addresses[:_MOST_ADDRESSES]))
+        for known in hash_address(address)
+    ]
+    kept = {
+        "addressHashes": hashes,
+        "subscriptionStatus": said.get("subscriptionStatus"),
+        "deliverabilityStatus": said.get("deliverabilityStatus"),
+        "updatedDate": said.get("updatedDate"),
+    }
+    return json.dumps(
+        {key: value for key, value in kept.items() if key == "addressHashes" or is_plain(value, 64)}
+    )
+
+
+def _details_of_address(kept: Mapping[str, Any]) -> Details:
+    """Reads what _without_addresses wrote."""
+    hashes = kept.get("addressHashes")
+    return Details(
+        address_hashes=tuple(hashes) if isinstance(hashes, list) else (),
+        subscription=Subscription(
+            str(kept.get("subscriptionStatus", "")), str(kept.get("deliverabilityStatus", ""))
+        ),
+        changed_at=parse_time(kept.get("updatedDate")),
+    )
+
+
+def _all_addresses(contact: Mapping[str, Any]) -> Iterator[object]:
+    yield _object(contact.get("primaryInfo")).get("email")
+    items = _object(_object(contact.get("info")).get("emails")).get("items")
+    for item in items if isinstance(items, list) else ():
+        yield _object(item).get("email")
+
+
+def _is_address(value: object) -> bool:
+    return isinstance(value, str) and "@" in value and len(value) <= _LONGEST_ADDRESS
 
 
 def _body(inner: Mapping[str, Any]) -> dict[str, Any]:

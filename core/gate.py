@@ -161,7 +161,7 @@ def _room_again(cap: Cap, facts: Facts) -> datetime | None:
 
 def quiet_until(quiet: QuietHours, time_zone: str, at: datetime) -> datetime | None:
     """When the quiet hours end that `at` falls into, in UTC; None outside of them. On a day on which clocks are
-    put forward over the end they end with the hour that follows."""
+    put forward over the end they end with the hour that follows; where the end comes twice, after `at`."""
     zone = ZoneInfo(time_zone)
     local = at.astimezone(zone)
     here = local.time().replace(tzinfo=None)
@@ -173,7 +173,7 @@ def quiet_until(quiet: QuietHours, time_zone: str, at: datetime) -> datetime | N
         if quiet.end <= here < quiet.start:
             return None
         day = local.date() + timedelta(days=int(here >= quiet.start))
-    return datetime.combine(day, quiet.end, zone).astimezone(UTC)
+    return datetime.combine(day, quiet.end, zone).replace(fold=local.fold).astimezone(UTC)
 
 
 def _evidence(facts: Facts) -> str:

@@ -22,6 +22,7 @@ from tasks.claims import let_rest, work_off
 from tasks.reactions import NotYetError, forget_person
 from tasks.routes import ROUTES
 from tasks.services import Services
+from tasks.subscriptions import forget_address
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ def react(claimed: ClaimedEvent, services: Services) -> Effects:
     event = claimed.event
     details = read_details(event)
     if event.erasure:
-        return replace(forget_person(event, details, services), member=details.member)
+        forget = forget_address if details.address_hashes else forget_person
+        return replace(forget(event, details, services), member=details.member)
     reaction = ROUTES.get(event.type)
     if reaction is None:
         return Effects(ignored="nobody listens to this type")

@@ -168,6 +168,8 @@ def _check_site(
         except Exception as exc:
             log.exception("letter.defect", extra=_fields(letter))
             _put_off(letter, MailDeferredError(f"a defect of Usher: {type(exc).__name__}"), services)
+        finally:
+            services.senders.pass_on()
         return True
 
     return see_through
@@ -290,7 +292,12 @@ def _refused(
         raise MailDeferredError(said, code=exc.code) from exc
     if exc.address_is_dead:
         dead = f"the address is dead ({said})"
-        _record(lambda: services.suppressions.dead(letter.site, letter.member, address_hash, dead), letter)
+        _record(
+            lambda: services.suppressions.dead(
+                letter.site, letter.member, address_hash, dead, letter=letter.id
+            ),
+            letter,
+        )
     _record(lambda: services.ledger.fail(letter, said), letter)
     log.warning("letter.refused", extra=_fields(letter) | {"error": said})
     if exc.blame is Blame.DOMAIN:

@@ -5,11 +5,13 @@ An event is a hint that something changed. It may be late, doubled or overtaken,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from core.automations import TRIGGERS, Outcome, applicable, weigh
+from core import events
+from core.automations import TRIGGERS, Automation, Outcome, applicable, weigh
 from core.community import Answer, Group, MemberId, Membership
 from core.consent import Purpose
 from core.errors import ForbiddenError, PermanentError, RetryableError
@@ -31,14 +33,79 @@ class NotYetError(RetryableError):
         super().__init__(message, retry_after_s=max(2.0, age_s / 2), counts=False)
 
 
-def apply_automations(event: Event, details: Details, services: Services) -> Effects:
+_ENDS: Mapping[str, tuple[str, ...]] = {
+    events.MEMBER_REMOVED: ("member_added", "join_approved", "role_assigned", "join_requested"),
+    events.MEMBER_LEFT: ("member_added", "join_approved", "role_assigned", "join_requested"),
+    events.JOIN_REJECTED: ("join_requested",),
+    events.JOIN_CANCELED: ("join_requested",),
+}
+"""Event type -> the triggers whose waiting letters may lose their ground with it."""
+
+
+def see_off(event: Event, details: Details, services: Services) -> Effects:
+    """Stop what waits for somebody who is out, or whose request is over, at once; then as apply_automations.
+
+    Nothing is stopped when Wix shows that they came back. Raises NotYetError while Wix may still lag.
+    """
+    standing = _standing_if_any_waits(event, details, services)
+    stop: dict[str, set[str]] = defaultdict(set)
+    if standing is not None:
+        for trigger in _ENDS[event.type]:
+            if reason := lost_ground(trigger, standing):
+                stop[reason].add(trigger)
+        if not stop:
+            _wait_for_wix(event, f"Wix does not show it yet ({standing.status})", services)
+    effects = Effects(ignored="nothing waits for them")
+    if event.type in TRIGGERS:
+        effects = apply_automations(event, details, services, standing)
+    return replace(
+        effects,
+        stop=tuple(
+            StopLetters(reason, details.group, details.member, frozenset(triggers))
+            for reason, triggers in stop.items()
+        ),
+        ignored=None if stop else effects.ignored,
+    )
+
+
+def _standing_if_any_waits(event: Event, details: Details, services: Services) -> Membership | None:
+    """Wix is asked only when there is something to stop."""
+    if details.group is None or details.member is None:
+        return None
+    waiting = {
+        row.trigger
+        for state in ("planned", "deferred")
+        for row in services.ledger.page(
+            site=event.site, group=details.group, member=details.member, state=state, limit=None
+        )
+    }
+    if waiting.isdisjoint(_ENDS[event.type]):
+        return None
+    return services.wix.get_membership(event.site, details.group, details.member)
+
+
+def _wait_for_wix(event: Event, what: str, services: Services) -> None:
+    """Raises NotYetError as long as Wix's read side may still lag behind the event."""
+    age_s = (services.now() - event.occurred_at).total_seconds()
+    if age_s < services.settle_s:
+        raise NotYetError(what, age_s)
+
+
+def apply_automations(
+    event: Event, details: Details, services: Services, standing: Membership | None = None
+) -> Effects:
     """Plan the letters and decisions that the automations file wants for this event.
 
-    Refusals are planned too, as rows with their reason. Raises NotYetError while Wix may still lag.
+    Refusals are planned too, as rows with their reason. `standing`: what Wix just said of the person, if it was
+    asked. Raises NotYetError while Wix may still lag.
     """
     trigger = TRIGGERS[event.type]
     rules = services.automations
-    limits = [rules.max_age_s(automation) for automation in rules.automations if trigger in automation.on]
+    limits = [
+        rules.max_age_s(automation, event.site)
+        for automation in rules.automations
+        if trigger in automation.on
+    ]
     if not limits:
         return Effects(ignored=f"no automation listens to {trigger}")
     if event.site in services.sites.removed([event.site]):
@@ -51,19 +118,18 @@ def apply_automations(event: Event, details: Details, services: Services) -> Eff
 
     group = services.wix.get_group(event.site, details.group)
     if group is None:
-        if age_s < services.settle_s:
-            raise NotYetError("Wix does not know the group yet", age_s)
+        _wait_for_wix(event, "Wix does not know the group yet", services)
         return Effects(ignored="Wix does not know the group")
     listening = applicable(rules, trigger, event.site, group)
     if not listening:
         return Effects(ignored=f"no automation listens to {trigger} in this group")
 
-    standing, gone = Membership("none"), _never_again(event, details.member, services)
+    gone = _never_again(event, details.member, services)
     if gone is None:
-        standing = services.wix.get_membership(event.site, details.group, details.member)
+        standing = standing or services.wix.get_membership(event.site, details.group, details.member)
         gone = lost_ground(trigger, standing)
-        if gone and standing.status == "none" and age_s < services.settle_s:
-            raise NotYetError(f"Wix does not show it yet ({gone})", age_s)
+        if gone and (standing.status == "none" or trigger == "member_removed"):
+            _wait_for_wix(event, f"Wix does not show it yet ({gone})", services)
     asked_at = event.occurred_at
     if trigger == "join_requested":
         since = asked_at - timedelta(hours=1)
@@ -84,14 +150,18 @@ def apply_automations(event: Event, details: Details, services: Services) -> Eff
     ]
     outcomes = [
         replace(outcome, applies=False, reason=_too_old(age_s))
-        if outcome.applies and age_s > rules.max_age_s(outcome.automation)
+        if outcome.applies and age_s > rules.max_age_s(outcome.automation, event.site)
         else outcome
         for outcome in outcomes
     ]
     calls = tuple(
         _decision(place, outcome)
         for outcome in outcomes
-        if outcome.applies and outcome.automation.decide and gone is None and standing.status == "pending"
+        if outcome.applies
+        and outcome.automation.decide
+        and gone is None
+        and standing
+        and standing.status == "pending"
     )
     # Nobody is thanked for a request, or offered a class, in the moment a rule turns them away.
     decliner = next((call.automation for call in calls if call.kind == "reject"), None)
@@ -99,7 +169,7 @@ def apply_automations(event: Event, details: Details, services: Services) -> Eff
     def reason(outcome: Outcome) -> str | None:
         if gone or not outcome.applies:
             return gone or outcome.reason
-        declined = decliner and outcome.automation.name != decliner
+        declined = decliner and decliner not in (outcome.automation.name, outcome.automation.flow)
         return f'"{decliner}" declines the request' if declined else None
 
     return Effects(
@@ -161,7 +231,7 @@ def _letter(
         trigger=TRIGGERS[event.type],
         purpose=automation.purpose or Purpose.PROMOTIONAL,
         template=automation.email or "",
-        due_at=max(services.now(), event.occurred_at + timedelta(seconds=automation.after_s)),
+        due_at=_due_at(event, automation, services),
         context={
             "group_name": place.group.name,
             "reason": place.reason,
@@ -170,6 +240,13 @@ def _letter(
         look_again=automation.after_s > 0,
         reason=reason,
     )
+
+
+def _due_at(event: Event, automation: Automation, services: Services) -> datetime:
+    """When the first letter of a flow is late, because Wix told late, its steps keep their distance to it."""
+    first = services.automations.named(automation.flow) or automation
+    first_due = max(services.now(), event.occurred_at + timedelta(seconds=first.after_s))
+    return first_due + timedelta(seconds=automation.after_s - first.after_s)
 
 
 def _never_again(event: Event, member: MemberId, services: Services) -> str | None:

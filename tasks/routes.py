@@ -8,21 +8,29 @@ from tasks.reactions import (
     apply_automations,
     connect_site,
     disconnect_site,
+    see_off,
     stop_letters_of_group,
     stop_letters_of_member,
 )
+from tasks.subscriptions import heed_contact, heed_subscription
 
 ROUTES: dict[str, Reaction] = {
     events.MEMBER_ADDED: apply_automations,
     events.MEMBER_JOINED: apply_automations,
-    events.MEMBER_REMOVED: apply_automations,
-    events.MEMBER_LEFT: apply_automations,
+    events.MEMBER_REMOVED: see_off,
+    events.MEMBER_LEFT: see_off,
     events.ROLE_ASSIGNED: apply_automations,
     events.JOIN_REQUESTED: apply_automations,
     events.JOIN_APPROVED: apply_automations,
-    events.JOIN_REJECTED: apply_automations,
+    events.JOIN_REJECTED: see_off,
+    events.JOIN_CANCELED: see_off,
     events.GROUP_DELETED: stop_letters_of_group,
     events.MEMBER_DELETED: stop_letters_of_member,
+    events.SUBSCRIPTION_CHANGED: heed_subscription,
+    events.CONTACT_CREATED: heed_contact,
+    events.CONTACT_UPDATED: heed_contact,
+    events.CONTACT_MERGED: heed_contact,
+    events.CONTACT_DELETED: heed_contact,
     events.APP_INSTALLED: connect_site,
     events.APP_REMOVED: disconnect_site,
 }

@@ -723,7 +723,7 @@ class StoreMachine(RuleBasedStateMachine):
         address = ADDRESSES[member]
         self.suppressions.dead(site, member, address, "dead")
         self.stopped.add((site, f"address:{address}", "all"))
-        self.owed(site, f"bounced:{member}:{address}", member)
+        self.owed(site, f"bounced:{member}:", member)
 
     def unsubscribe(self, site: SiteId, member: MemberId) -> None:
         self.suppressions.unsubscribe(site, member, ADDRESSES[member], "one-click")

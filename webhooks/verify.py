@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -66,14 +66,22 @@ def _as_pem(text: str) -> str:
 
 
 class Verifier:
-    """Accepts what one of the keys signed. A second key serves while keys are being changed.
+    """Accepts what one of the keys signed. A second key serves while keys are being changed. `hash_address` is for
+    core.events.open_delivery.
 
     `leeway_s` forgives clocks that disagree. As in Wix's own SDK, `exp` and `nbf` count when they are there,
     `iat` may lie in the future, and `aud`, `iss`, `kid` and keys named in the header mean nothing.
     """
 
-    def __init__(self, keys: Sequence[RSAPublicKey], *, leeway_s: float = 60) -> None:
+    def __init__(
+        self,
+        keys: Sequence[RSAPublicKey],
+        *,
+        hash_address: Callable[[str], Sequence[str]] = lambda _: (),
+        leeway_s: float = 60,
+    ) -> None:
         self._keys = tuple(keys)
+        self._hash_address = hash_address
         self._leeway_s = leeway_s
         self._accepted_headers: set[bytes] = set()
 
@@ -103,7 +111,7 @@ class Verifier:
         except UnicodeDecodeError as exc:
             raise MalformedEventError("the claims are not UTF-8") from exc
         self._check_time(claims, now.timestamp())
-        return open_delivery(claims, now)
+        return open_delivery(claims, now, self._hash_address)
 
     def _check_signature(self, signed: bytes, signature: bytes) -> None:
         digest: bytes | None = None

@@ -192,8 +192,9 @@ STAGINGS: dict[str, Callable[[Stage, Scene], None]] = {
 def _offer_link(stage: Stage) -> str:
     for letter in stage.mail():
         headers = {name.lower(): value for name, value in letter["headers"].items()}
-        if letter["envelope"]["to"] == ["amara.nwosu@example.org"] and "list-unsubscribe" in headers:
-            return str(headers["list-unsubscribe"]).strip("<> \r\n")
+        if letter["envelope"]["to"] == ["amara.nwosu@example.org"] and "feedback-id" in headers:
+            # The link for mail programs, before the address for those that follow none (RFC 2369).
+            return str(headers["list-unsubscribe"]).partition("<")[2].partition(">")[0]
     return ""
 
 

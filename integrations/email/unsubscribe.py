@@ -1,4 +1,4 @@
-"""The signed links under promotional letters, and the keyed hash by which a suppressed address is remembered."""
+"""The signed links under letters, and the keyed hash by which a suppressed address is remembered."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import idna
 from itsdangerous import BadData, URLSafeSerializer
 from itsdangerous.encoding import base64_decode, base64_encode
 
-from core.community import MemberId, SiteId
+from core.community import GroupId, MemberId, SiteId
 from core.errors import AppError
 
 MAX_TOKEN_CHARACTERS = 1024
+_LONGEST_WITH_GROUP = 640
 PREFIX = "u"  # a packed token begins with a dot, and many a proxy refuses paths with "/."
 
 
@@ -26,11 +27,17 @@ class InvalidTokenError(AppError):
 
 @dataclass(frozen=True, slots=True)
 class UnsubscribeClaim:
-    """Who stops getting promotional letters. `address_hash` is of the address the letter went to (hash_address)."""
+    """Whose letters may be stopped: all promotional ones, or those of `group`, whose letter it was. None: links of
+    earlier releases did not say. `address_hash` is of the address the letter went to (hash_address)."""
 
     site: SiteId
     member: MemberId
     address_hash: str
+    group: GroupId | None = None
+
+
+TRIAL = UnsubscribeClaim(SiteId("trial"), MemberId("trial"), "")
+"""In a link that stops nothing, to try the way there."""
 
 
 class UnsubscribeTokens:
@@ -47,7 +54,13 @@ class UnsubscribeTokens:
         )
 
     def issue(self, claim: UnsubscribeClaim) -> str:
-        return PREFIX + str(self._serializer.dumps([claim.site, claim.member, claim.address_hash]))
+        """Short enough for the line of a header: about 200 characters with Wix's ids. With ids so long that it would
+        not be, the group is left out: stopping everything must work."""
+        whole = [claim.site, claim.member, claim.address_hash]
+        token = PREFIX + str(self._serializer.dumps([*whole, claim.group] if claim.group else whole))
+        if len(token) > _LONGEST_WITH_GROUP and claim.group:
+            return PREFIX + str(self._serializer.dumps(whole))
+        return token
 
     def read(self, token: str) -> UnsubscribeClaim:
         """Raises InvalidTokenError."""
@@ -59,10 +72,17 @@ class UnsubscribeTokens:
             # Base64 leaves spare bits in the last character; only one spelling of a signature is ours.
             if base64_encode(base64_decode(signature)) != signature:
                 raise InvalidTokenError("not a token of ours")
-            site, member, address_hash = self._serializer.loads(token)
+            site, member, address_hash, *group = self._serializer.loads(token)
         except (BadData, TypeError, ValueError):
             raise InvalidTokenError("not a token of ours") from None
-        return UnsubscribeClaim(SiteId(str(site)), MemberId(str(member)), str(address_hash))
+        if len(group) > 1:
+            raise InvalidTokenError("not a token of ours")
+        return UnsubscribeClaim(
+            SiteId(str(site)),
+            MemberId(str(member)),
+            str(address_hash),
+            GroupId(str(group[0])) if group else None,
+        )
 
 
 class AddressHashes:
@@ -84,15 +104,16 @@ class AddressHashes:
         return f"#{hash_address(self._keys[0], f'domain@{domain}')[:16]}"
 
 
-_MAILBOX_PROVIDERS = frozenset(
+_PROVIDERS = (
     "gmail.com googlemail.com outlook.com hotmail.com live.com msn.com hotmail.co.uk hotmail.fr hotmail.de outlook.de"
     " outlook.fr yahoo.com ymail.com rocketmail.com yahoo.co.uk yahoo.fr yahoo.de yahoo.co.jp yahoo.com.br aol.com"
     " icloud.com me.com mac.com gmx.de gmx.net gmx.com gmx.at gmx.ch web.de t-online.de freenet.de mail.com proton.me"
     " protonmail.com zoho.com yandex.ru yandex.com mail.ru bk.ru list.ru inbox.ru rambler.ru orange.fr wanadoo.fr"
     " free.fr sfr.fr laposte.net libero.it virgilio.it tiscali.it comcast.net verizon.net att.net sbcglobal.net"
     " bellsouth.net cox.net charter.net btinternet.com sky.com virginmedia.com bigpond.com optusnet.com.au qq.com"
-    " 163.com 126.com naver.com daum.net walla.co.il uol.com.br bol.com.br terra.com.br seznam.cz wp.pl o2.pl".split()
+    " 163.com 126.com naver.com daum.net walla.co.il uol.com.br bol.com.br terra.com.br seznam.cz wp.pl o2.pl"
 )
+_MAILBOX_PROVIDERS = frozenset(_PROVIDERS.split())
 
 
 def hash_address(secret_key: str, address: str) -> str:

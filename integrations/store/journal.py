@@ -15,14 +15,14 @@ import sqlalchemy as sa
 
 from core.community import GroupId, MemberId, SiteId
 from core.errors import MalformedEventError, NotThereError, WrongStateError
-from core.events import Event, EventId, read_details
+from core.events import ABOUT_ADDRESSES, Event, EventId, read_details
 from core.letters import Effects
 from core.reconciliation import Heard
 from integrations.store.database import Database, Transaction
 from integrations.store.ledger import plan_letters, stop_letters
 from integrations.store.outbox import owe_calls
 from integrations.store.sites import note_site
-from integrations.store.suppressions import blank_if_forgotten, forget_member
+from integrations.store.suppressions import blank_if_forgotten, forget_member, heed_address
 from integrations.store.tables import events
 from integrations.store.work import (
     LEASE_S,
@@ -99,12 +99,16 @@ class Journal:
         """Write all effects and "done" in one transaction. Raises LostLeaseError, then nothing is written."""
         event = claimed.event
         with self._database.begin() as tx:
-            _settle(tx, claimed, "ignored" if effects.ignored else "done", effects.ignored, effects.member)
+            state = "ignored" if effects.ignored else "done"
+            forget = {"payload": "{}"} if event.type in ABOUT_ADDRESSES else {}
+            _settle(tx, claimed, state, effects.ignored, effects.member, **forget)
             news = note_site(tx, event.site, event.occurred_at, effects.site_state)
             for stop in effects.stop if news else ():
                 stop_letters(tx, event.site, stop)
             if effects.forget:
                 forget_member(tx, event.site, effects.forget)
+            if effects.address:
+                heed_address(tx, event.site, effects.address)
             if effects.member:
                 blank_if_forgotten(tx, event.site, event.id, effects.member)
             plan_letters(tx, event.site, event.id, effects.letters)
@@ -266,9 +270,14 @@ def _event(row: sa.Row[Any]) -> Event:
 
 
 def _settle(
-    tx: Transaction, claimed: ClaimedEvent, state: str, error: str | None, member: MemberId | None = None
+    tx: Transaction,
+    claimed: ClaimedEvent,
+    state: str,
+    error: str | None,
+    member: MemberId | None = None,
+    **more: Any,
 ) -> None:
-    settle(tx, events, claimed.row, state=state, error=error, member=member, finished_at=tx.now)
+    settle(tx, events, claimed.row, state=state, error=error, member=member, finished_at=tx.now, **more)
 
 
 def insert_found(tx: Transaction, found: Sequence[Event]) -> set[EventId]:

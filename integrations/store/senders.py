@@ -118,6 +118,26 @@ class Senders:
         for name in resumed:
             log.info("sender.resumed", extra={"domain": name, "reason": "a letter was taken"})
 
+    def pass_on(self) -> None:
+        """Whoever got through to try has learned nothing of the sender or the domain, from a letter that did not go or
+        a reply that was about its reader alone: the next one may try at once. Not needed after `worked`, `failed` or
+        `pause`; costs nothing unless this process got through."""
+        if not self._trials:
+            return
+        with self._database.begin() as tx:
+            for domain, pauses in self._trials.items():
+                tx.execute(
+                    sa.update(senders)
+                    .where(
+                        senders.c.sender == self._sender,
+                        senders.c.domain == domain,
+                        senders.c.paused_until > tx.now,
+                        senders.c.pauses == pauses,
+                    )
+                    .values(paused_until=tx.now)
+                )
+        self._trials.clear()
+
     def resume(self, domain: str = "") -> bool:
         """By hand: no pause and no failures. False when there was neither."""
         with self._database.begin() as tx:

@@ -5,14 +5,16 @@ Scope `promotional` ends promotional letters of one site, `group:<id>` those of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
 from core.community import GroupId, MemberId, SiteId
 from core.consent import Suppression
 from core.letters import StopLetters, WixCall
+from core.subscriptions import BOUNCED_AT_WIX, UNSUBSCRIBED_AT_WIX, AddressNews, is_answered
 from integrations.store.database import Database, Transaction
 from integrations.store.ledger import stands, stop_letters, suppression_subjects
 from integrations.store.outbox import owe_calls
@@ -42,37 +44,62 @@ class Suppressions:
         with self._database.begin() as tx:
             unsubscribe(tx, site, member, address_hash, source, group=group)
 
-    def dead(self, site: SiteId, member: MemberId, address_hash: str, reason: str) -> None:
+    def dead(
+        self, site: SiteId, member: MemberId, address_hash: str, reason: str, *, letter: str | None = None
+    ) -> None:
         """A mail server refused the address for good: no letter of any kind, and Wix is owed the news."""
         with self._database.begin() as tx:
-            bury_address(tx, site, member, address_hash, reason)
+            bury_address(tx, site, member, address_hash, reason, letter=letter)
 
     def standing(
         self, site: SiteId, people: Mapping[MemberId, Sequence[str]]
     ) -> dict[MemberId, tuple[Suppression, ...]]:
         """For people given with the hashes of their address: what stands against each. Who is free is absent. Give at
-        most some hundreds."""
+        most some hundreds.
+
+        What stands under a former hash is written under the present one as well, so that SECRET_KEY_PREVIOUS can go
+        some day without setting free whom a letter was considered for since the change of keys.
+        """
         owners: dict[str, list[MemberId]] = {}
+        newest: dict[str, str] = {}
         for member, hashes in people.items():
             for subject in suppression_subjects(member, hashes):
                 owners.setdefault(subject, []).append(member)
+            newest |= {f"address:{former}": f"address:{hashes[0]}" for former in hashes[1:]}
         found: dict[MemberId, tuple[Suppression, ...]] = {}
         with self._database.read() as tx:
-            rows = tx.execute(
-                sa.select(suppressions)
-                .where(
-                    suppressions.c.site == site,
-                    suppressions.c.subject.in_(list(owners)),
-                    stands(tx),
+            rows = list(
+                tx.execute(
+                    sa.select(suppressions)
+                    .where(
+                        suppressions.c.site == site,
+                        suppressions.c.subject.in_(list(owners)),
+                        stands(tx),
+                    )
+                    .order_by(suppressions.c.scope, suppressions.c.created_at, suppressions.c.subject)
                 )
-                .order_by(suppressions.c.scope, suppressions.c.created_at, suppressions.c.subject)
             )
-            for row in rows:
-                said = Suppression(row.scope, row.cause, row.reason, row.expires_at)
-                for member in owners[row.subject]:
-                    if said not in found.get(member, ()):
-                        found[member] = (*found.get(member, ()), said)
+        for row in rows:
+            said = Suppression(row.scope, row.cause, row.reason, row.expires_at)
+            for member in owners[row.subject]:
+                if said not in found.get(member, ()):
+                    found[member] = (*found.get(member, ()), said)
+        known = {(row.subject, row.scope): row for row in rows}
+        former = [
+            row
+            for row in rows
+            if row.subject in newest and _outlives(row, known.get((newest[row.subject], row.scope)))
+        ]
+        if former:
+            with self._database.begin() as tx:
+                for row in former:
+                    _copy(tx, row, newest[row.subject])
         return found
+
+    def opted_out(self, site: SiteId, address_hashes: Sequence[str]) -> list[MemberId]:
+        """Who said stop here to all promotional letters, and was written to at this address."""
+        with self._database.read() as tx:
+            return _opted_out(tx, site, address_hashes)
 
 
 def unsubscribe(
@@ -92,8 +119,12 @@ def unsubscribe(
     for subject in suppression_subjects(member, [address_hash]):
         suppress(tx, site, subject, scope, cause="unsubscribed", reason=reason, letter=letter)
     if group is None:
-        call = WixCall(key=f"unsubscribe:{member}", kind="unsubscribe", group=None, member=member)
+        call = WixCall(key=_opt_out_key(member), kind="unsubscribe", group=None, member=member)
         owe_calls(tx, site, None, [call], again=True)
+
+
+def _opt_out_key(member: MemberId) -> str:
+    return f"unsubscribe:{member}"
 
 
 def bury_address(
@@ -117,9 +148,92 @@ def bury_address(
     )
     # The hash says which address it was: theirs may be another by the time Wix is told.
     call = WixCall(
-        key=f"bounced:{member}:{address_hash}", kind="bounced", group=None, member=member, text=address_hash
+        key=f"bounced:{member}:{letter or ''}", kind="bounced", group=None, member=member, text=address_hash
     )
     owe_calls(tx, site, None, [call], again=True)
+
+
+def heed_address(tx: Transaction, site: SiteId, news: AddressNews) -> None:
+    """Write what Wix said of an address; when it may lift what: tasks.subscriptions.heed_subscription."""
+    for stop in news.stops:
+        suppress(
+            tx,
+            site,
+            f"address:{news.address_hashes[0]}",
+            stop.scope,
+            cause=stop.cause,
+            reason=stop.reason,
+            at=news.at,
+            expires_at=tx.now + stop.lasts if stop.lasts else None,
+        )
+    if news.subscribed:
+        _lift_opt_outs(tx, site, news)
+    for lifted, reason in ((news.subscribed, UNSUBSCRIBED_AT_WIX), (news.deliverable, BOUNCED_AT_WIX)):
+        if lifted:
+            tx.execute(
+                sa.delete(suppressions).where(
+                    suppressions.c.site == site,
+                    suppressions.c.subject.in_([f"address:{known}" for known in news.address_hashes]),
+                    suppressions.c.reason == reason,
+                    suppressions.c.created_at < news.at,
+                )
+            )
+    if news.forget:
+        for member in _written_to(tx, site, news.address_hashes):
+            forget_member(tx, site, member)
+
+
+def _lift_opt_outs(tx: Transaction, site: SiteId, news: AddressNews) -> None:
+    subjects = [f"address:{known}" for known in news.address_hashes]
+    subjects += [f"member:{member}" for member in news.members]
+    mine = sa.and_(
+        suppressions.c.site == site,
+        suppressions.c.subject.in_(subjects),
+        suppressions.c.scope == "promotional",
+        suppressions.c.cause == "unsubscribed",
+        suppressions.c.expires_at.is_(None),
+    )
+    # Locked in the order in which an opt-out writes, before its call is looked at: one made in this moment either waits
+    # and is written anew, or is waited for and seen.
+    tx.execute(
+        sa.select(suppressions.c.subject)
+        .where(mine)
+        .order_by(suppressions.c.subject.desc())
+        .with_for_update()
+    ).all()
+    keys = [_opt_out_key(member) for member in _opted_out(tx, site, news.address_hashes)]
+    calls = tx.execute(
+        sa.select(outbox.c.state, outbox.c.finished_at).where(outbox.c.site == site, outbox.c.key.in_(keys))
+    ).all()
+    if (
+        news.members
+        and len(calls) == len(keys)
+        and is_answered([(row.state, row.finished_at) for row in calls], news.at)
+    ):
+        tx.execute(sa.delete(suppressions).where(mine))
+
+
+def _written_to(tx: Transaction, site: SiteId, address_hashes: Collection[str]) -> list[MemberId]:
+    rows = tx.execute(
+        sa.select(messages.c.member)
+        .where(messages.c.site == site, messages.c.address_hash.in_(address_hashes))
+        .distinct()
+    )
+    return sorted(MemberId(row.member) for row in rows)
+
+
+def _opted_out(tx: Transaction, site: SiteId, address_hashes: Collection[str]) -> list[MemberId]:
+    members = _written_to(tx, site, address_hashes)
+    said = tx.execute(
+        sa.select(suppressions.c.subject).where(
+            suppressions.c.site == site,
+            suppressions.c.subject.in_([f"member:{member}" for member in members]),
+            suppressions.c.scope == "promotional",
+            suppressions.c.cause == "unsubscribed",
+        )
+    )
+    subjects = {row.subject for row in said}
+    return [member for member in members if f"member:{member}" in subjects]
 
 
 def forget_member(tx: Transaction, site: SiteId, member: MemberId) -> None:
@@ -162,9 +276,10 @@ def suppress(
     cause: str,
     reason: str,
     letter: str | None = None,
+    at: datetime | None = None,
     expires_at: datetime | None = None,
 ) -> None:
-    """Once for subject and scope; of two reasons the one that holds longer stays."""
+    """Once for subject and scope; of two reasons the one that holds longer stays. `at`: when it was said, None: now."""
     insert = tx.insert(suppressions).values(
         site=site,
         subject=subject,
@@ -172,7 +287,7 @@ def suppress(
         cause=cause,
         reason=reason,
         letter=letter,
-        created_at=tx.now,
+        created_at=at or tx.now,
         expires_at=expires_at,
     )
     new = insert.excluded
@@ -185,4 +300,26 @@ def suppress(
                 sa.or_(new.expires_at.is_(None), new.expires_at > suppressions.c.expires_at),
             ),
         )
+    )
+
+
+def _outlives(row: sa.Row[Any], other: sa.Row[Any] | None) -> bool:
+    if other is None:
+        return True
+    if other.expires_at is None:
+        return False
+    return row.expires_at is None or bool(row.expires_at > other.expires_at)
+
+
+def _copy(tx: Transaction, row: sa.Row[Any], subject: str) -> None:
+    suppress(
+        tx,
+        row.site,
+        subject,
+        row.scope,
+        cause=row.cause,
+        reason=row.reason,
+        letter=row.letter,
+        at=row.created_at,
+        expires_at=row.expires_at,
     )

@@ -1,3 +1,6 @@
+import re
+from dataclasses import replace
+from datetime import time
 from pathlib import Path
 from textwrap import dedent
 
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 
 from core import events
 from core.automations import (
+    KEYS,
     TRIGGERS,
     Automation,
     Automations,
@@ -14,10 +18,11 @@ from core.automations import (
     parse_automations,
     parse_duration,
     plan,
+    spell_duration,
     weigh,
 )
 from core.community import Answer, Group, GroupId, SiteId
-from core.consent import Policy, Purpose
+from core.consent import Cap, Policy, Purpose, QuietHours
 from core.errors import ConfigError
 from core.matching import AnswerRule
 
@@ -89,6 +94,32 @@ def test_the_shipped_file_has_no_mistake():
     assert [a.decide for a in automations if a.decide] == ["reject", "flag", "approve"]
 
 
+def test_what_the_shipped_file_only_notes_down_is_read_too():
+    noted = re.compile(r"^# (?=\[|[a-z_]+ = )", re.MULTILINE)
+    text = SHIPPED.read_text(encoding="utf-8")
+    found = parse_automations(noted.sub("", text), templates=TEMPLATES | {"first-week"})
+    assert found.policy.promotional_cap == Cap(4, 30.0)
+    assert found.policy.quiet_hours == QuietHours(time(21), time(8))
+    assert [policy.time_zone for policy in found.site_policies.values()] == ["America/New_York"]
+    assert [step.name for step in found.automations if step.is_step] == ["welcome.first-week"]
+    in_use = parse_automations(text, templates=TEMPLATES)
+    assert (in_use.policy, in_use.site_policies) == (Policy(), {})
+
+
+def test_every_key_is_explained_in_the_documents_and_no_other():
+    text = (SHIPPED.parents[1] / "docs" / "automations.md").read_text(encoding="utf-8")
+    explained: dict[str, set[str]] = {}
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        heading = re.match(r"`\[+([\w.]+)\]+`", section)
+        if heading:
+            explained[heading[1]] = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    wanted = {table: set(keys) for table, keys in KEYS.items() if table not in ("", "policy.site")}
+    # Tables of their own have sections of their own.
+    wanted["policy"].remove("site")
+    wanted["automation"] -= {"answers", "then"}
+    assert explained == wanted
+
+
 def test_an_empty_file_does_nothing():
     assert parse_automations("# nothing yet") == Automations(Policy(), ())
 
@@ -132,6 +163,321 @@ def test_what_is_set_is_kept():
             ),
         ),
     )
+
+
+POLICY = """
+[policy]
+onboarding_without_consent = true
+max_age = "1d"
+not_after = "2d"
+promotional_cap = "4 per 30d"
+quiet_hours = "21:00-08:30"
+time_zone = "Europe/Berlin"
+send = true
+"""
+
+
+def test_the_policy_is_read_into_values():
+    assert parse_automations(POLICY).policy == Policy(
+        onboarding_without_consent=True,
+        max_age_s=86400,
+        not_after_s=2 * 86400,
+        promotional_cap=Cap(4, 30.0),
+        quiet_hours=QuietHours(time(21), time(8, 30)),
+        time_zone="Europe/Berlin",
+        send=True,
+    )
+    assert parse_automations("[policy]").policy == Policy(
+        onboarding_without_consent=False,
+        max_age_s=3 * 86400,
+        not_after_s=7 * 86400,
+        promotional_cap=None,
+        quiet_hours=None,
+        time_zone="UTC",
+        send=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "changed"),
+    [
+        ("onboarding_without_consent = false", {"onboarding_without_consent": False}),
+        ('max_age = "3h"', {"max_age_s": 3 * 3600}),
+        ('not_after = "1w"', {"not_after_s": 7 * 86400}),
+        ('promotional_cap = "1 per 12h"', {"promotional_cap": Cap(1, 0.5)}),
+        ('promotional_cap = "none"', {"promotional_cap": None}),
+        ('quiet_hours = "00:00-06:00"', {"quiet_hours": QuietHours(time(0), time(6))}),
+        ('quiet_hours = "none"', {"quiet_hours": None}),
+        ('time_zone = "America/New_York"', {"time_zone": "America/New_York"}),
+        ("send = false", {"send": False}),
+        ("", {}),
+    ],
+)
+def test_a_site_may_have_it_otherwise_and_the_rest_is_as_for_all(line, changed):
+    found = parse_automations(f'{POLICY}[policy.site."{SITE}"]\n{line}')
+    assert found.policy_of(SITE) == replace(found.policy, **changed)
+    assert found.policy_of(SiteId("site-2")) == found.policy
+    elsewhere = parse_automations(f'[policy.site."{SITE}"]\n{line}\n{POLICY}')
+    assert elsewhere == found, "the order of the tables means nothing"
+
+
+def test_an_automation_without_an_age_of_its_own_has_its_sites():
+    found = parse_automations(
+        f'[policy]\nmax_age = "2d"\n[policy.site."{SITE}"]\nmax_age = "1h"\n'
+        + an_automation()
+        + an_automation(name='"b"', max_age='"5m"')
+    )
+    first, second = found.automations
+    assert [found.max_age_s(first, SITE), found.max_age_s(second, SITE)] == [3600, 300]
+    assert [found.max_age_s(first, SiteId("x")), found.max_age_s(second, SiteId("x"))] == [2 * 86400, 300]
+
+
+A_CAP = "must be a number of letters and a length of time in quotes, such as"
+HOURS = "must be two times of day in quotes, such as"
+A_ZONE = "must be the name of a time zone in quotes, such as"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("promotional_cap", "4", A_CAP),
+        ("promotional_cap", '"4"', A_CAP),
+        ("promotional_cap", '"4 in 30d"', A_CAP),
+        ("promotional_cap", '"four per 30d"', A_CAP),
+        ("promotional_cap", '"-1 per 30d"', A_CAP),
+        ("promotional_cap", '"4 per 30d, 2 per 1d"', A_CAP),
+        ("promotional_cap", '"None"', A_CAP),
+        ("promotional_cap", '"4 per 30"', "must be a length of time in quotes, such as"),
+        ("promotional_cap", '"4 per 0d"', "must be longer: letters are counted over this time"),
+        ("promotional_cap", '"4 per 2y"', "must be a length of time in quotes, such as"),
+        ("promotional_cap", '"4 per 366d"', "must be at most 365d"),
+        ("promotional_cap", '"0 per 30d"', "must let at least 1 letter through; `send = false` switches"),
+        ("quiet_hours", "21", HOURS),
+        ("quiet_hours", '"21-8"', HOURS),
+        ("quiet_hours", '"21:00-24:00"', HOURS),
+        ("quiet_hours", '"21:60-08:00"', HOURS),
+        ("quiet_hours", '"9:00-10:00"', HOURS),
+        ("quiet_hours", '"21:00 to 08:00"', HOURS),
+        ("quiet_hours", '"08:00-08:00"', "must end at another time than they begin"),
+        ("time_zone", "1", A_ZONE),
+        ("time_zone", '"Berlin"', 'did you mean "Europe/Berlin"?'),
+        ("time_zone", '"new york"', 'did you mean "America/New_York"?'),
+        ("time_zone", '"europe/berlin"', 'did you mean "Europe/Berlin"?'),
+        ("time_zone", '"Europe/Berlim"', 'did you mean "Europe/Berlin"?'),
+        ("time_zone", '"Europe"', A_ZONE),
+        ("time_zone", '"+02:00"', A_ZONE),
+        ("time_zone", '""', A_ZONE),
+        ("time_zone", '"../../etc/passwd"', A_ZONE),
+        ("not_after", '"0s"', "must be longer: no letter would ever go out"),
+        ("not_after", '"soon"', "must be a length of time in quotes, such as"),
+        ("send", '"no"', "must be true or false"),
+        ("send", "0", "must be true or false"),
+        ("quiet_hour", '"21:00-08:00"', 'is not known here; did you mean "quiet_hours"?'),
+    ],
+)
+@pytest.mark.parametrize("table", ["policy", f"policy.site.{SITE}"])
+def test_each_mistake_of_a_policy_is_named_with_line_field_and_value(table, key, value, what):
+    (problem,) = problems_of(f"# a note\n[{table}]\n{key} = {value}")
+    assert_names(problem, 3, f"{table}.{key}", what, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field", "what", "got"),
+    [
+        ("[policy]\nsite = 3", 2, "policy.site", "must be a table for each site: write [policy.site.", "3"),
+        ("[[policy.site]]", 1, "policy.site", "must be a table for each site: write [policy.site.", "[{}]"),
+        ("[policy.site]\nsend = true", 2, "policy.site.send", "must be a table for each site", "true"),
+        ('[policy.site."*"]', 1, "policy.site.*", "must be named by the app instance id of one site", '"*"'),
+        ("[policy.site.a]\nsite = 1", 2, "policy.site.a.site", "is not known here", "1"),
+        ("quiet_hours = 1", 1, "quiet_hours", "is not known here: it belongs below [policy]", "1"),
+    ],
+)
+def test_mistakes_around_sites_are_named_too(text, line, field, what, got):
+    (problem,) = problems_of(text)
+    assert_names(problem, line, field, what, got)
+
+
+# Steps.
+
+FLOW = """
+[[automation]]
+name = "welcome"
+on = ["member_added", "join_approved"]
+purpose = "onboarding"
+email = "welcome"
+groups = ["Yoga*"]
+sites = ["site-*"]
+after = "1h"
+once_per = "join"
+max_age = "1d"
+not_after = "12h"
+[[automation.then]]
+name = "first-week"
+email = "request-received"
+after = "7d"
+[[automation.then]]
+name = "offer"
+email = "yoga-offer"
+after = "2w"
+purpose = "promotional"
+unless_replied = false
+not_after = "1d"
+[automation.answers]
+any = ["yoga"]
+"""
+
+
+def test_steps_are_letters_of_the_same_that_go_later():
+    first, week, offer = parse_automations(FLOW, templates=TEMPLATES).automations
+    assert first == Automation(
+        "welcome",
+        frozenset({"member_added", "join_approved"}),
+        Purpose.ONBOARDING,
+        "welcome",
+        groups=("Yoga*",),
+        sites=("site-*",),
+        after_s=3600,
+        once_per="join",
+        answers=AnswerRule(any=("yoga",)),
+        max_age_s=86400,
+        not_after_s=12 * 3600,
+        flow="welcome",
+    )
+    assert week == replace(
+        first, name="welcome.first-week", email="request-received", after_s=7 * 86400, unless_replied=True
+    )
+    assert offer == replace(
+        first,
+        name="welcome.offer",
+        email="yoga-offer",
+        after_s=14 * 86400,
+        purpose=Purpose.PROMOTIONAL,
+        not_after_s=86400,
+    )
+    assert [one.is_step for one in (first, week, offer)] == [False, True, True]
+
+
+def test_an_automation_without_steps_is_a_flow_of_one_letter():
+    (alone,) = parse_automations(an_automation()).automations
+    assert alone.flow is None
+    found = parse_automations(FLOW + an_automation())
+    *flow, last = found.automations
+    assert [found.flow_of(one) for one in flow] == [tuple(flow)] * 3
+    assert found.flow_of(last) == (last,)
+
+
+def test_steps_of_an_automation_that_decides_decide_nothing():
+    step = "[[automation.then]]\nname = 'later'\nemail = 'welcome'\nafter = '1d'"
+    first, later = parse_automations(
+        an_automation(decide='"reject"', reason='"Full."') + step, templates=TEMPLATES
+    ).automations
+    assert (first.decide, first.reason) == ("reject", "Full.")
+    assert (later.decide, later.reason) == (None, "")
+
+
+GOOD_STEP = {"name": '"later"', "email": '"welcome"', "after": '"3d"'}
+
+
+def a_step(**changes: str | None) -> str:
+    """One step, each key on a line of its own; below `an_automation()`, it begins on line 6."""
+    values = {**GOOD_STEP, **changes}
+    return "\n".join(
+        ["[[automation.then]]", *(f"{key} = {value}" for key, value in values.items() if value), ""]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "line", "key", "what", "got"),
+    [
+        ({"name": None}, 6, "name", "is missing", "nothing"),
+        ({"name": '"First week"'}, 7, "name", '"first-week" would do', '"First week"'),
+        ({"name": '"a.b"'}, 7, "name", "must be 1 to 64 of a-z, 0-9, - and _, the", '"a.b"'),
+        ({"name": "3"}, 7, "name", 'must be a text in "quotes"', "3"),
+        ({"email": None}, 6, "email", "is missing: a step is a letter", "nothing"),
+        ({"email": '"welcom"'}, 8, "email", 'did you mean "welcome"?', '"welcom"'),
+        ({"after": None}, 6, "after", "is missing: it says how long after the event this letter", "nothing"),
+        ({"after": '"0s"'}, 9, "after", "must be more than the 0s of the letter before it", '"0s"'),
+        ({"after": '"3 days"'}, 9, "after", "must be a length of time in quotes, such as", '"3 days"'),
+        ({"after": "3"}, 9, "after", "must be a length of time in quotes, such as", "3"),
+        ({"purpose": '"advert"'}, 10, "purpose", "must be onboarding or promotional", '"advert"'),
+        ({"unless_replied": '"yes"'}, 10, "unless_replied", "must be true or false", '"yes"'),
+        ({"not_after": '"0d"'}, 10, "not_after", "must be longer: no letter would ever go out", '"0d"'),
+        ({"unless_reply": "true"}, 10, "unless_reply", 'did you mean "unless_replied"?', "true"),
+        (
+            {"once_per": '"join"'},
+            10,
+            "once_per",
+            "is not known here: its [[automation]] says it for all steps; move it up, above [[automation.then]]",
+            '"join"',
+        ),
+        ({"any": '["x"]'}, 10, "any", "is not known here: it belongs below [automation.answers]", '["x"]'),
+    ],
+)
+def test_each_mistake_of_a_step_is_named_with_line_field_and_value(changes, line, key, what, got):
+    text = an_automation() + a_step(**changes) + a_step(name='"last"', after='"4d"')
+    (problem,) = problems_of(text, templates=TEMPLATES)
+    assert_names(problem, line, f"automation.then.{key}", what, got)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "line", "text"),
+    [
+        ("0s", ["3d", "3d"], 13, "must be more than the 3d of the letter before it: every step counts"),
+        ("0s", ["1d12h", "1d"], 13, "must be more than the 1d12h of the letter before it: every step"),
+        ("3d", ["2d", "4d"], 10, "must be more than the 3d of the letter before it: every step counts"),
+        ("0s", ["3d", "2d", "3d"], 13, "must be more than the 3d of the letter before it: every step"),
+    ],
+)
+def test_steps_come_in_their_order(first, later, line, text):
+    steps = (a_step(name=f'"s{number}"', after=f'"{after}"') for number, after in enumerate(later))
+    automation = an_automation(after=f'"{first}"')
+    (problem,) = problems_of(automation + "".join(steps), templates=TEMPLATES)
+    assert_names(
+        problem, line + (first == "0s"), "automation.then.after", text, problem.rpartition("got ")[2][:-1]
+    )
+
+
+def test_steps_of_a_flow_have_names_of_their_own():
+    text = an_automation() + a_step() + a_step(after='"4d"')
+    assert problems_of(text, templates=TEMPLATES) == [
+        'f.toml:11: automation.then.name: must be unique, and is taken on line 7 (got "later")'
+    ]
+    two = an_automation() + a_step() + an_automation(name='"b"') + a_step()
+    assert [one.name for one in parse_automations(two).automations] == ["a", "a.later", "b", "b.later"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line", "field", "what", "got"),
+    [
+        ({"then": "3"}, 6, "automation.then", "must be a list of tables: write [[automation.then]]", "3"),
+        ({"then": "[3]"}, 6, "automation.then", "must be a list of tables: write [[automation.then]]", "3"),
+        (
+            {"unless_replied": "true"},
+            6,
+            "automation.unless_replied",
+            "belongs below an [[automation.then",
+            "true",
+        ),
+        ({"not_after": '"0s"'}, 6, "automation.not_after", "must be longer: no letter would ever go", '"0s"'),
+        (
+            {"not_after": '"1d"', "email": None, "purpose": None, "decide": '"flag"'},
+            4,
+            "automation.not_after",
+            "has no effect without `email`: it says how late a letter may go",
+            '"1d"',
+        ),
+        (
+            {"then": "[]", "email": None, "purpose": None, "decide": '"flag"'},
+            4,
+            "automation.then",
+            "has no effect without `email`: a letter follows upon a letter",
+            "[]",
+        ),
+    ],
+)
+def test_mistakes_around_steps_are_named_too(changes, line, field, what, got):
+    (problem,) = problems_of(an_automation(**changes))
+    assert_names(problem, line, field, what, got)
 
 
 def problems_of(text: str, **options) -> list[str]:
@@ -494,6 +840,11 @@ def test_other_texts_are_no_lengths_of_time(text):
         parse_duration(text)
 
 
+@given(st.integers(0, 365 * 86400))
+def test_a_length_of_time_is_spelled_as_it_is_read(seconds):
+    assert parse_duration(spell_duration(seconds)) == seconds
+
+
 def test_every_event_with_a_trigger_is_known_to_the_file():
     assert TRIGGERS[events.MEMBER_JOINED] == TRIGGERS[events.MEMBER_ADDED] == "member_added"
     assert TRIGGERS[events.MEMBER_LEFT] == TRIGGERS[events.MEMBER_REMOVED] == "member_removed"
@@ -590,6 +941,26 @@ def test_the_first_decision_whose_answers_match_stands():
     ]
 
 
+def test_a_step_applies_when_its_automation_does():
+    def flow(name: str, **changes) -> tuple[Automation, Automation]:
+        first = listening(name, flow=name, **changes)
+        return first, replace(first, name=f"{name}.later", decide=None)
+
+    assert told(
+        *flow("yogis", answers=YOGA), *flow("golfers", answers=GOLF), *flow("all", decide="flag"),
+        *flow("none", decide="approve"),
+    ) == [
+        (True, '"yoga" in the answer to "What?"'),
+        (True, '"yoga" in the answer to "What?"'),
+        (False, 'no answer matched "golf"'),
+        (False, 'no answer matched "golf"'),
+        (True, "applies to everybody"),
+        (True, "applies to everybody"),
+        (False, '"all" decides: it stands before this one'),
+        (False, '"all" decides: it stands before this one'),
+    ]  # fmt: skip
+
+
 def test_answers_that_could_not_be_read_leave_later_decisions_to_a_person():
     rest = listening("rest", decide="approve")
     assert told(
@@ -614,6 +985,14 @@ lines = st.sampled_from(
         *PROMISED.splitlines(),
         "[[automation]]",
         "[automation.answers]",
+        "[[automation.then]]",
+        "then = [1, {}]",
+        "[policy.site.x]",
+        "site = {x = 1}",
+        "promotional_cap = '1 per x'",
+        "quiet_hours = []",
+        "time_zone = 'x'",
+        "not_after = '1d'",
         "on = []",
         "name = 1",
         "answers = 1",

@@ -239,16 +239,17 @@ def test_the_door_refuses_what_nobody_signed(status: int, expected: str) -> None
     assert verdict(judge_webhooks(status)) == expected
 
 
-OURS = b"<h1>This link does not work</h1>"
+OURS = b"<h1>You are unsubscribed</h1>"
 
 
 @pytest.mark.parametrize(
     ("answer", "expected", "words"),
     [
-        (httpx.Response(404, content=OURS), "ok", "arrives"),
-        (httpx.Response(404, content=OURS, headers={"set-cookie": "a=b"}), "failed", "cookie"),
+        (httpx.Response(200, content=OURS), "ok", "arrives"),
+        (httpx.Response(200, content=OURS, headers={"set-cookie": "a=b"}), "failed", "cookie"),
         (httpx.Response(302), "failed", "redirect"),
-        (httpx.Response(200, content=b"fine"), "failed", "not Usher"),
+        (httpx.Response(200, content=b"fine"), "failed", "without Usher"),
+        (httpx.Response(404, content=b"<h1>This link does not work</h1>"), "failed", "404"),
         (httpx.Response(403, content=b"csrf"), "failed", "403"),
         (httpx.Response(404, content=b"nginx"), "failed", "404"),
         (httpx.Response(405), "failed", "405"),
