@@ -30,7 +30,7 @@ from integrations.store.ledger import Ledger
 from integrations.store.returns import Returns
 from integrations.store.senders import Senders
 from integrations.store.suppressions import Suppressions
-from integrations.store.tables import events, messages, outbox, watches
+from integrations.store.tables import events, messages, outbox, senders, watches
 from integrations.store.work import count_by_state
 from tasks.app import create_app as create_celery_app
 from tasks.app import ring
@@ -143,6 +143,11 @@ def _checks(
 _NUMBERS = (
     ("usher_events_found", "Events that the sweep over Wix's lists found", events.c.found),
     ("usher_quiet_sites", "Sites whose webhooks used to come and do not", watches.c.quiet_at.is_not(None)),
+    (
+        "usher_paused_senders",
+        "Senders, or domains of readers, that are paused",
+        senders.c.paused_until.is_not(None),
+    ),
 )
 
 

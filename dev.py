@@ -22,7 +22,7 @@ USAGE = """usage: python3 dev.py TASK [arguments]
   test      the whole test suite (arguments go to pytest)
   lint      format, lint, types, import contracts
   check     lint, then test
-  chaos     hurt everything at once; nothing may be lost or go out twice (--soak MINUTES, --seed N)
+  chaos     hurt everything at once; nothing may be lost or go out twice (--soak MINUTES, --letters, --seed N)
   bench     the measurements of benchmarks/
   usher …   any usher command
 """
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> None:
         for command in LINT:
             run([str(BIN / command[0]), *command[1:]], env)
     # Many tests wait for leases and restarts, so a small machine runs more of them than it has cores.
-    suite = [str(PYTHON), "-m", "pytest", "-n", str(max(4, os.cpu_count() or 1)), *rest]
+    suite = [str(PYTHON), "-m", "pytest", "-n", str(max(4, os.cpu_count() or 1)), "--dist=loadgroup", *rest]
     commands = {
         "test": suite,
         "check": suite,

@@ -31,15 +31,22 @@ def postgres_url() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with empty tables, to make copies of."""
+    path = tmp_path_factory.mktemp("sqlite") / "empty.db"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+    return path
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Each test that asks for it runs on both databases; the tables are there and empty."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'usher.db'}"
-        database = Database(url)
-        database.migrate()
-        database.close()
-        return url
+        shutil.copy(request.getfixturevalue("empty_sqlite"), tmp_path / "usher.db")
+        return f"sqlite:///{tmp_path / 'usher.db'}"
     url = request.getfixturevalue("postgres_url")
     database = Database(url)
     database.migrate()

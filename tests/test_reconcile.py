@@ -772,7 +772,7 @@ def test_the_loop_waits_for_a_database_that_is_away_and_ends_when_told(
     assert len(lines(caplog, "reconcile.database_away")) == len(lines(caplog, "reconcile.failed")) == 1
 
 
-def test_the_metrics_count_what_was_found_and_the_sites_that_are_quiet(
+def test_the_metrics_count_what_was_found_the_sites_that_are_quiet_and_who_is_paused(
     database: Database, database_url: str, clock: Clock, tmp_path: Path
 ):
     house = connected(database, clock)
@@ -780,6 +780,7 @@ def test_the_metrics_count_what_was_found_and_the_sites_that_are_quiet(
     turn(house, minutes=6)
     with database.begin() as tx:
         tx.execute(sa.update(watches_table).where(watches_table.c.kind == "groups").values(quiet_at=clock()))
+    house.services.senders.pause("gmail.com", "550 5.7.1")
 
     async def look() -> str:
         async with running(create_app(settings_for(database_url, tmp_path))) as client:
@@ -788,6 +789,7 @@ def test_the_metrics_count_what_was_found_and_the_sites_that_are_quiet(
     text = asyncio.run(look())
     assert "usher_events_found 1.0" in text
     assert "usher_quiet_sites 1.0" in text
+    assert "usher_paused_senders 1.0" in text
 
 
 # Against the sandbox

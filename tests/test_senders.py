@@ -187,6 +187,29 @@ def test_who_tries_and_is_never_heard_of_again_holds_up_the_next_for_a_minute(
     assert senders.paused() is None
 
 
+def test_who_tried_and_learned_nothing_lets_the_next_one_try_at_once(
+    senders: Senders, other: Senders, clock: Clock, writes: list[str]
+):
+    trip(senders)
+    other.pass_on()
+    assert senders.paused() is not None, "only who tries may pass it on"
+    clock.move(seconds=15)
+    assert senders.paused() is None
+    assert other.paused() is not None
+
+    senders.pass_on()
+
+    assert other.paused() is None
+    assert senders.paused() is not None
+    again = other.failed("", "no answer")
+    assert again is not None
+    assert again.until == clock.now + timedelta(seconds=30), "the pauses are counted on"
+    del writes[:]
+    senders.pass_on()
+    other.pass_on()
+    assert writes == []
+
+
 def test_who_tried_before_and_answers_late_is_heard_too(senders: Senders, other: Senders, clock: Clock):
     trip(senders)
     clock.move(seconds=15)

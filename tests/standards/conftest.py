@@ -14,19 +14,16 @@ from tests.standards.letterbox import Letter, Office
 from tests.standards.scenes import everybody
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database to make copies of."""
-    path = tmp_path_factory.mktemp("standards") / "empty.db"
-    database = Database(f"sqlite:///{path}")
-    database.migrate()
-    database.close()
-    return path
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of the suite in one process, which receives the letters once."""
+    for item in items:
+        if "post" in getattr(item, "fixturenames", ()) and "standards" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("standards"))
 
 
 @pytest.fixture
-def files(migrated: Path, tmp_path: Path) -> Path:
-    shutil.copy(migrated, tmp_path / "usher.db")
+def files(empty_sqlite: Path, tmp_path: Path) -> Path:
+    shutil.copy(empty_sqlite, tmp_path / "usher.db")
     return tmp_path / "usher.db"
 
 
@@ -53,9 +50,9 @@ class Post:
 
 
 @pytest.fixture(scope="session")
-def post(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post]:
+def post(empty_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post]:
     path = tmp_path_factory.mktemp("post") / "usher.db"
-    shutil.copy(migrated, path)
+    shutil.copy(empty_sqlite, path)
     clock = Clock()
     database = Database(f"sqlite:///{path}", clock=clock)
     with mail_server() as found:

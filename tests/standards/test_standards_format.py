@@ -160,12 +160,12 @@ def test_a_letter_that_is_tried_again_carries_the_same_id(
 
 
 def test_the_id_comes_from_the_ledgers_key_and_from_nothing_else(
-    migrated: Path, tmp_path: Path, server: MailServer
+    empty_sqlite: Path, tmp_path: Path, server: MailServer
 ):
     """Line 10: a ledger that was lost and written anew has the same ids."""
     ids: list[dict[str, tuple[str, str]]] = []
     for name in ("first.db", "second.db"):
-        shutil.copy(migrated, tmp_path / name)
+        shutil.copy(empty_sqlite, tmp_path / name)
         clock = Clock()
         clock.move(days=len(ids))
         database = Database(f"sqlite:///{tmp_path / name}", clock=clock)
