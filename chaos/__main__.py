@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chaos import points
+from chaos import letters, points
 from chaos.runs import CLOSED_PORT, Kind, Outcome, storm, strike
 from chaos.stage import PostgresStore, SqliteStore
 
@@ -92,6 +92,14 @@ def prove(console: Console, ways: Sequence[str], seed: int) -> bool:
     return all(well.get(way) is False for way in ways)
 
 
+def send_letters(console: Console, kinds: Sequence[Kind], seed: int, number: int) -> bool:
+    """True when every letter on every database ended as it must."""
+    with ProcessPoolExecutor(len(kinds), mp_context=multiprocessing.get_context("spawn")) as pool:
+        outcomes = [pool.submit(letters.run, kind, seed, number) for kind in kinds]
+        well = [letters.show(console, outcome.result()) for outcome in outcomes]  # every one is worth seeing
+    return all(well)
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 dev.py chaos", description=__doc__)
     add = parser.add_argument
@@ -102,6 +110,14 @@ def main(arguments: Sequence[str]) -> int:
     add("--database", choices=("sqlite", "postgresql", "both"), default="both")
     add("--runs", choices=("storm", "points", "both"), default="both")
     add("--broker", default="", help="a BROKER_URL instead of Valkey's")
+    add(
+        "--letters",
+        type=int,
+        nargs="?",
+        const=letters.LETTERS,
+        metavar="N",
+        help=f"instead: so many letters ({letters.LETTERS}) meet mail servers as they are",
+    )
     add("--broken", choices=(*points.BROKEN_WAYS, "all"), help="break Usher, to see that this finds it out")
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
@@ -115,6 +131,8 @@ def main(arguments: Sequence[str]) -> int:
     kinds: list[Kind] = []
     kinds += [SqliteStore] if options.database != "postgresql" else []
     kinds += [PostgresStore] if options.database != "sqlite" else []
+    if options.letters is not None:
+        return 0 if send_letters(console, kinds, seed, options.letters) else 1
     ends_at = time.monotonic() + options.soak * 60
     stretch = 5.0 if options.soak else 1.0
     while True:

@@ -14,8 +14,8 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 Mode = Literal["up", "refuse", "silent"]
@@ -50,18 +50,35 @@ _ANSWER_S = 10.0  # for the server's own thread
 _NOT_TAKEN = frozenset({"4yz_at_dot", "5yz_at_dot", "421_after_dot", CLOSED_LOST, SILENT_LOST})
 _PATH = re.compile(r"(?:FROM|TO): ?<([^<>]*)>(?: (.*))?", re.IGNORECASE)
 _HEAD = re.compile(rb"\r\nmessage-id:[ \t]*(?:\r\n[ \t]+)?([^\r\n]*)", re.IGNORECASE)
+Script = Callable[[str, Sequence[float]], tuple[str, str] | None]
+"""What a letter to an address meets: asked at RCPT with the address and the times (time.time()) at which letters to it
+were tried, this one last. Answers the command that is refused, "RCPT", "DATA" or "." (the final dot), and the reply;
+or DROP and ""; or None: the letter is taken. A reply of 421 ends the connection."""
+
 _HELLO = f"250-witness\r\n250-SIZE {MAX_LETTER_BYTES}\r\n250-8BITMIME\r\n250 SMTPUTF8"
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """One letter to one recipient, taken. `at` is time.time(), `told` whether 250 was sent, `size` in bytes."""
+    """One letter to one recipient, taken. `at` is time.time(), `told` whether 250 was sent, `size` in bytes.
+    `sender` is that of the envelope, `head` the letter's headers."""
 
     message_id: str
     to: str
     at: float
     told: bool
     size: int
+    sender: str = ""
+    head: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A transaction that came as far as naming its recipient. `refused`: the script's reply; "" when it had none."""
+
+    to: str
+    at: float
+    refused: str
 
 
 class MailServer:
@@ -70,19 +87,34 @@ class MailServer:
 
     `mode` "refuse" closes port and connections, "silent" freezes: connections come about and stay, and what was
     sent meanwhile is read when the mode is "up" again. Each transaction (MAIL to verdict) meets at most one
-    fault; 421_on_connect is drawn for each connection.
+    fault; 421_on_connect is drawn for each connection. While `refuse_mail` is not empty every MAIL is answered
+    with it.
     """
 
-    def __init__(self, *, seed: int = 0, silence_s: float = 5.0, max_connections: int = 200) -> None:
-        """`silence_s`: how long the faults of silence last before the server closes."""
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        silence_s: float = 5.0,
+        max_connections: int = 200,
+        script: Script = lambda _to, _tries: None,
+    ) -> None:
+        """`silence_s`: how long the faults of silence last before the server closes. `script` is called on the
+        server's own thread."""
         self.port = 0
         self.silence_s = silence_s
+        self.refuse_mail = ""
+        self._script = script
         self._random = random.Random(seed)
         self._max_connections = max_connections
         self._mode: Mode = "up"
         self._lock = threading.Lock()
         self._faults: dict[str, float] = {}
         self._accepted: list[Accepted] = []
+        self._attempts: list[Attempt] = []
+        self._tries: dict[str, list[float]] = {}
+        self._mails_refused = 0
+        self._most_connections = 0
         self._injected: Counter[str] = Counter()
         self._undecidable: dict[str, set[str]] = {}
         self._greylisted: set[tuple[str, str]] = set()
@@ -110,6 +142,21 @@ class MailServer:
     def accepted(self) -> list[Accepted]:
         with self._lock:
             return list(self._accepted)
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        with self._lock:
+            return list(self._attempts)
+
+    @property
+    def mails_refused(self) -> int:
+        """How often `refuse_mail` was said."""
+        return self._mails_refused
+
+    @property
+    def most_connections(self) -> int:
+        """How many were there at a time, of those that had said EHLO."""
+        return self._most_connections
 
     @property
     def injected(self) -> Counter[str]:
@@ -207,12 +254,28 @@ class MailServer:
         with self._lock:
             self._undecidable.setdefault(message_id, set()).add(why)
 
-    def _take(self, message_id: str, recipients: list[str], size: int) -> Callable[[], None]:
+    def _count_connections(self) -> None:
+        there = sum(session._greeted for session in self._sessions)
+        self._most_connections = max(self._most_connections, there)
+
+    def _look_up(self, to: str) -> tuple[str, str]:
+        """What the script has for this attempt; ("", "") for nothing."""
+        now = time.time()
+        tries = self._tries.setdefault(to, [])
+        tries.append(now)
+        command, reply = self._script(to, tries) or ("", "")
+        with self._lock:
+            self._attempts.append(Attempt(to, now, command if command == DROP else reply))
+        return command, reply
+
+    def _take(
+        self, message_id: str, recipients: list[str], size: int, sender: str, head: bytes
+    ) -> Callable[[], None]:
         """The letter is ours; to be called when the client is told so."""
         now = time.time()
         with self._lock:
             first = len(self._accepted)
-            self._accepted += [Accepted(message_id, to, now, False, size) for to in recipients]
+            self._accepted += [Accepted(message_id, to, now, False, size, sender, head) for to in recipients]
             taken = range(first, len(self._accepted))
 
         def tell() -> None:
@@ -243,6 +306,7 @@ class _Session(asyncio.Protocol):
         self._sender: str | None = None
         self._recipients: list[str] = []
         self._fault = ""
+        self._scripted = ("", "")
         self._in_body = False
         self._searched = 0
         self._too_big = False
@@ -337,6 +401,9 @@ class _Session(asyncio.Protocol):
         self._server._inject(fault)
         self._say(REPLIES[fault], close=close)
 
+    def _refuse_with(self, reply: str) -> None:
+        self._say(reply, close=reply.startswith("421"))
+
     # What is heard
 
     def _serve(self) -> None:
@@ -361,6 +428,7 @@ class _Session(asyncio.Protocol):
             case "EHLO" | "HELO":
                 self._forget()
                 self._greeted = True
+                self._server._count_connections()
                 self._say(_HELLO if verb.upper() == "EHLO" else "250 witness")
             case "MAIL":
                 self._mail(_PATH.fullmatch(arguments))
@@ -394,6 +462,10 @@ class _Session(asyncio.Protocol):
         if not (path[1].isascii() or self._accepts_utf8):
             self._say("553 5.6.7 address needs SMTPUTF8")
             return
+        if reply := self._server.refuse_mail:
+            self._server._mails_refused += 1
+            self._refuse_with(reply)
+            return
         self._fault = self._server._draw_for_transaction()
         if self._fault == "451_at_mail":
             self._refuse(self._fault)
@@ -417,6 +489,12 @@ class _Session(asyncio.Protocol):
             self._server._greylisted.add((self._sender, path[1]))
             self._refuse(GREYLIST)
         else:
+            self._scripted = self._server._look_up(path[1])
+            if self._scripted[0] == "RCPT":
+                self._refuse_with(self._scripted[1])
+                return
+            if self._scripted[0] == DROP:
+                self._fault = DROP
             self._recipients.append(path[1])
             self._say("250 2.1.5 fine")
 
@@ -425,6 +503,9 @@ class _Session(asyncio.Protocol):
             self._say("503 5.5.1 RCPT first")
         elif self._fault == "454_at_data":
             self._refuse(self._fault)
+            self._forget()
+        elif self._scripted[0] == "DATA":
+            self._refuse_with(self._scripted[1])
             self._forget()
         else:
             self._in_body = True
@@ -467,11 +548,18 @@ class _Session(asyncio.Protocol):
             self._forget()
             self._say("552 5.3.4 too big")
             return
+        if self._scripted[0] == ".":
+            reply = self._scripted[1]
+            self._forget()
+            self._refuse_with(reply)
+            return
         if self._stale:
             server._doubt(message_id, UNANSWERED)
         tell: Callable[[], None] | None = None
         if fault not in _NOT_TAKEN:
-            tell = server._take(message_id, recipients, len(stuffed.replace(b"\r\n.", b"\r\n")) - 2)
+            size = len(stuffed.replace(b"\r\n.", b"\r\n")) - 2
+            head = stuffed[2:].partition(b"\r\n\r\n")[0]
+            tell = server._take(message_id, recipients, size, self._sender or "", head)
         if fault in UNDECIDABLE:
             server._doubt(message_id, fault)
         if fault in (CLOSED_TAKEN, CLOSED_LOST):
