@@ -79,4 +79,4 @@ def let_rest(site: SiteId, exc: RetryableError, services: Services) -> None:
     Without this every waiting row of a busy site would find out for itself, before those of other sites.
     """
     asked_s = TROUBLED_REST_S if exc.retry_after_s is None else exc.retry_after_s
-    services.sites.rest(site, min(LONGEST_REST_S, asked_s))
+    services.sites.rest(site, min(LONGEST_REST_S, max(1.0, asked_s)))

@@ -40,6 +40,9 @@ from tasks.writing import Reader, write_letter
 
 log = logging.getLogger(__name__)
 
+REFUSED_DELAY_S = 900.0
+ENOUGH_TRIES = 12
+"""However long a letter waited for us, for a pause or a cap: the mail server gets so many tries."""
 SHORT_WAIT_S = 1.0
 """A letter is held in hand for so long until its turn comes; for longer it goes back to the others."""
 RECORDING_S = 900.0
@@ -126,6 +129,9 @@ def _check_site(
         home = _site_or_nameless(site, services)
     except IntegrationError as exc:
         obstacle = exc
+        if len(letters) > 1 and isinstance(exc, PermanentError) and not isinstance(exc, ForbiddenError):
+            # One of them is the reason, and the others need not go down with it.
+            return lambda letter: _check_site(site, [letter], services, ends_at)(letter)
         return lambda letter: _put_off(letter, obstacle, services)
     people = {
         letter.member: services.hashes.of(members[letter.member].email) if letter.member in members else ()
@@ -269,10 +275,11 @@ def _hand_over(
         services.senders.failed("", said)
         log.error("letter.in_doubt", extra=_fields(letter) | {"error": said})
     except MailDeferredError as exc:
-        if exc.blame is not Blame.LETTER:
+        if exc.blame is Blame.SENDER:
             services.senders.failed("", str(exc))
-        if exc.blame is Blame.DOMAIN:
+        if exc.blame is Blame.DOMAIN:  # the mail server spoke with us, so it is not the whole sender
             services.senders.failed(domain, str(exc))
+            services.senders.worked("")
         raise
     except MailRefusedError as exc:
         _refused(letter, exc, address_hashes[0], domain, services)
@@ -347,7 +354,15 @@ def _put_off(letter: ClaimedLetter, exc: IntegrationError, services: Services) -
     """Later, or never, by the type of what happened. False: it was Wix, and the site has to rest."""
     waited = services.now() - letter.due_at
     try:
-        if isinstance(exc, RetryableError) and (not exc.counts or waited < MAIL_GIVES_UP_AFTER):
+        tries_on = letter.attempts < ENOUGH_TRIES or waited < MAIL_GIVES_UP_AFTER
+        if isinstance(exc, ForbiddenError) and waited < MAIL_GIVES_UP_AFTER:
+            # Permissions are for a person to mend.
+            services.ledger.defer(letter, delay_s=REFUSED_DELAY_S, reason=str(exc), counts=False)
+            log.error(
+                "letter.deferred", extra=_fields(letter) | {"error": str(exc), "delay_s": REFUSED_DELAY_S}
+            )
+            return True
+        if isinstance(exc, RetryableError) and (not exc.counts or tries_on):
             delay_s = retry_delay_s(
                 letter.attempts,
                 services.chance(),

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import sqlalchemy as sa
 
 from core.community import Member, MemberId, Membership, Subscription
-from core.errors import Blame, MailDeferredError, MailInDoubtError, MailRefusedError
+from core.errors import (
+    Blame,
+    ForbiddenError,
+    MailDeferredError,
+    MailInDoubtError,
+    MailRefusedError,
+    PermanentError,
+)
+from core.gate import Clearance
+from core.letters import StopLetters
 from core.pacing import TRIP_AFTER, Limits
 from integrations.store.database import Database
+from integrations.store.ledger import stop_letters
 from integrations.store.tables import suppressions
+from tasks.events import run_events
 from tasks.turn import anything_due
-from tests.house import RUNNERS, Clock, House, a_house, a_pacer, an_event
+from tests.house import ANN, RUNNERS, SITE, Clock, House, a_house, a_pacer, an_event
 
 YES = Subscription("SUBSCRIBED", "VALID")
 
@@ -192,3 +205,141 @@ def test_a_letter_for_a_busy_domain_waits_and_others_go(database: Database, cloc
     assert sorted(reader.partition("@")[2] for reader in house.mail.readers) == ["gmail.com", "outlook.com"]
     [waiting] = [row for row in house.rows() if row[1] != "sent"]
     assert waiting[1:] == ("deferred", "the pace of EMAIL_URL")
+
+
+def test_one_domain_that_has_enough_of_us_holds_up_no_other(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    a_crowd(house, clock, *(f"r{number}@gmail.com" for number in range(20)))
+    real_send = house.mail.send
+
+    def send(clearance: Clearance, sender: str, message: bytes, about_to_commit: Callable[[], None]) -> str:
+        if clearance.to.endswith("@gmail.com"):
+            raise MailDeferredError("451 4.7.28 rate limit", blame=Blame.DOMAIN)
+        return real_send(clearance, sender, message, about_to_commit)
+
+    house.mail.send = send  # type: ignore[method-assign]
+    house.work()
+    others = a_crowd(house, clock, *(f"o{number}@example.com" for number in range(3)), since=20)
+    for _ in range(6):
+        house.work()
+        clock.move(seconds=5)
+
+    assert sorted(house.mail.readers) == others
+    assert sorted(house.services.senders.pauses()) == ["gmail.com"]
+
+
+def test_a_mail_server_that_speaks_of_one_domain_is_there_for_the_others(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    a_crowd(house, clock, *(f"r{number}@example.com" for number in range(TRIP_AFTER)))
+    house.mail.fails = [no_connection() for _ in range(TRIP_AFTER)]
+    house.work()
+    clock.move(hours=1)
+    house.mail.fails = [MailDeferredError("451 4.7.28 rate limit", blame=Blame.DOMAIN)]
+
+    house.work()
+
+    assert len(house.mail.readers) == TRIP_AFTER - 1
+
+
+def test_after_a_long_wait_of_ours_the_first_greylisting_is_not_the_end(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    house.services.senders.pause("", "wrong password", for_s=4.1 * 86400)
+    house.hear(an_event(clock))
+    house.work()
+    clock.move(days=4.2)
+    house.mail.fails = [MailDeferredError("450 greylisted")]
+
+    house.work()
+    assert states(house) == ["deferred"]
+    clock.move(hours=1)
+    house.work()
+
+    assert states(house) == ["sent"]
+
+
+def test_what_wix_refuses_of_one_person_does_not_fail_the_others(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    crowd = a_crowd(house, clock, *(f"r{number}@example.com" for number in range(5)))
+    refused = PermanentError("Wix said 400: invalid filter value")
+    house.wix.fails["get_subscriptions"] = [refused, refused]
+
+    house.work()
+
+    assert states(house) == ["failed"] + ["sent"] * 4
+    assert set(house.mail.readers) < set(crowd)
+
+
+def test_a_permission_that_is_missing_for_a_while_loses_no_letter(database: Database, clock: Clock):
+    house = a_house(database, clock)
+    house.hear(an_event(clock))
+    house.wix.fails["get_subscriptions"] = [ForbiddenError("403")] * 3
+    for _ in range(3):
+        house.work()
+        clock.move(minutes=16)
+    assert states(house) == ["deferred"]
+
+    house.work()
+
+    assert states(house) == ["sent"]
+
+
+TWO_OFFERS = """
+[policy]
+promotional_cap = "1 per 6d"
+not_after = "20d"
+[[automation]]
+name = "one"
+on = ["member_added"]
+purpose = "promotional"
+email = "yoga-offer"
+[[automation]]
+name = "two"
+on = ["member_added"]
+purpose = "promotional"
+email = "yoga-offer"
+"""
+
+
+def test_the_cap_counts_what_a_letter_went_out_as(database: Database, clock: Clock):
+    """The file called both onboarding when they were planned."""
+    house = a_house(database, clock, TWO_OFFERS.replace('"promotional"', '"onboarding"'))
+    house.hear(an_event(clock))
+    run_events(house.services)
+    stricter = a_house(database, clock, TWO_OFFERS)
+    for _ in range(3):
+        stricter.work()
+        clock.move(seconds=30)
+
+    assert len(stricter.mail.letters) == 1
+
+
+def test_the_cap_counts_a_letter_in_doubt_however_long_ago_it_was_due(database: Database, clock: Clock):
+    house = a_house(database, clock, TWO_OFFERS)
+    house.services.senders.pause("", "wrong password", for_s=7 * 86400)
+    house.hear(an_event(clock))
+    house.work()
+    clock.move(days=7, minutes=1)
+    house.mail.dies_after_dot = [MailInDoubtError("no answer after the final dot")]
+    for _ in range(3):
+        house.work()
+        clock.move(seconds=30)
+
+    assert len(house.mail.letters) == 1
+    assert states(house) == ["deferred", "in_doubt"]
+
+
+def test_who_leaves_while_a_worker_has_their_letter_in_hand_is_looked_at_again(
+    database: Database, clock: Clock
+):
+    house = a_house(database, clock)
+    house.hear(an_event(clock))
+    run_events(house.services)
+    claimed = house.services.ledger.claim(10)
+    house.wix.memberships[RUNNERS, ANN] = Membership("none")
+    with database.begin() as tx:
+        stop_letters(tx, SITE, StopLetters("left", group=RUNNERS, member=ANN))
+    house.services.ledger.give_back(claimed)
+
+    house.work()
+
+    assert (states(house), house.mail.readers) == (["skipped"], [])

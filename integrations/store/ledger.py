@@ -169,6 +169,7 @@ class Ledger:
                     )
                     .values(
                         marked=True,
+                        purpose=str(purpose),
                         next_at=tx.now + timedelta(seconds=LEASE_S),
                         message_id=message_id,
                         address_hash=address_hashes[0],
@@ -432,7 +433,8 @@ def _promotional_since(
     but: str = "",
 ) -> dict[MemberId, list[datetime]]:
     owner = {known: member for member, hashes in people.items() for known in hashes if known}
-    at = sa.func.coalesce(messages.c.sent_at, messages.c.due_at, type_=messages.c.sent_at.type)
+    # Of one that is in doubt the end of its last lease, which is when it may have gone.
+    at = sa.func.coalesce(messages.c.sent_at, messages.c.next_at, type_=messages.c.sent_at.type)
     rows = tx.execute(
         sa.select(messages.c.member, messages.c.address_hash, at.label("at")).where(
             messages.c.site == site,
@@ -528,11 +530,17 @@ def _planned_before(
 
 def stop_letters(tx: Transaction, site: SiteId, stop: StopLetters) -> None:
     """Skip what has not gone out yet and lost its ground."""
-    conditions = [messages.c.site == site, messages.c.state.in_(_WAITING)]
+    conditions = [messages.c.site == site]
     if stop.group is not None:
         conditions.append(messages.c.group_id == stop.group)
     if stop.member is not None:
         conditions.append(messages.c.member == stop.member)
     if stop.triggers is not None:
         conditions.append(messages.c.trigger.in_(stop.triggers))
-    tx.execute(sa.update(messages).where(*conditions).values(state="skipped", reason=stop.reason, lease=None))
+    waits = messages.c.state.in_(_WAITING)
+    tx.execute(
+        sa.update(messages).where(*conditions, waits).values(state="skipped", reason=stop.reason, lease=None)
+    )
+    # What a worker has in hand it may yet give back.
+    in_hand = sa.and_(messages.c.state == "sending", ~messages.c.marked)
+    tx.execute(sa.update(messages).where(*conditions, in_hand).values(look_again=True))
