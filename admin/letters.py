@@ -148,10 +148,12 @@ def send(
 
 
 def send_trial(checked: Checked, to: str, template: str, language: str, purpose: Purpose) -> str:
-    """What the mail server answered. Raises PermanentError, WithdrawnError and what MailPort.send raises.
+    """What the mail server answered. Raises PermanentError, WithdrawnError, what MailPort.send raises, and for a
+    database that cannot say whether the address is suppressed ConfigError or JournalUnavailableError.
 
     The link to unsubscribe is a real one, and nobody's.
     """
+    from contextlib import closing
     from datetime import UTC, datetime
     from uuid import uuid4
 
@@ -162,10 +164,17 @@ def send_trial(checked: Checked, to: str, template: str, language: str, purpose:
     from integrations.email.message import wire_address
     from integrations.email.render import SAMPLES
     from integrations.email.transport import mail_from_url
-    from integrations.email.unsubscribe import UnsubscribeClaim, hash_address
+    from integrations.email.unsubscribe import AddressHashes, UnsubscribeClaim, hash_address
+    from integrations.store.database import Database
+    from integrations.store.suppressions import Suppressions
     from tasks.writing import Reader, write_letter
 
-    verdict = decide_trial(wire_address(to), suppressed=False)
+    address = wire_address(to)
+    secret, *previous = checked.settings.secret_keys
+    with closing(Database(checked.settings.database)) as database:
+        database.require_current()
+        suppressed = Suppressions(database).anywhere(AddressHashes(secret, previous).of(address))
+    verdict = decide_trial(address, suppressed=suppressed)
     if isinstance(verdict, Skip):
         raise WithdrawnError(verdict.reason)
     head, letter = letterhead(checked.settings), uuid4().hex

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import signal
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,12 +19,18 @@ from tasks.inbound import Mailroom
 log = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 20
+MOST_OF_ONE_PEER = MOST_CONNECTIONS // 2
+"""Nobody holds the door shut alone."""
 MOST_BYTES_AT_ONCE = 8 * MOST_BYTES
 """Whoever sends more between two mails is cut off: aiosmtpd keeps a line without end in memory."""
 MOST_RECIPIENTS = 10
 MOST_COMMANDS = 100
 """Of each kind, in one connection."""
 IDLE_S = 120.0
+LIFE_S = 600.0
+"""Of a connection, however busy."""
+FRUITLESS_S = 180.0
+"""Of one that brought no mail yet."""
 LET_FINISH_S = 10.0
 
 
@@ -33,7 +40,7 @@ class Listener:
     def __init__(self, mailroom: Mailroom) -> None:
         self._mailroom = mailroom
         self._threads = ThreadPoolExecutor(4, "mail")
-        self.connections = 0
+        self.peers: Counter[str] = Counter()
         self.at_work = 0
         address = mailroom.paths.address
         domain = self.hostname = address.rpartition("@")[2]
@@ -66,12 +73,17 @@ class Listener:
             return "451 4.3.0 not now, please send it again"
         finally:
             self.at_work -= 1
+        server.fruitful = True
         return "250 2.0.0 taken"
 
     async def handle_exception(self, error: Exception) -> str:
         """What went wrong here is no reason for the other side to throw the mail away."""
         log.error("mail.defect", extra={"error": type(error).__name__})
         return "451 4.3.0 not now, please send it again"
+
+    @property
+    def connections(self) -> int:
+        return self.peers.total()
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -81,17 +93,30 @@ class _Conversation(SMTP):
     """One connection, within bounds."""
 
     received = 0
+    fruitful = False
     _is_in = False
 
     def connection_made(self, transport: Any) -> None:
-        if self.event_handler.connections >= MOST_CONNECTIONS:
+        listener = self.event_handler
+        self._peer = str((transport.get_extra_info("peername") or [""])[0])
+        if listener.connections >= MOST_CONNECTIONS or listener.peers[self._peer] >= MOST_OF_ONE_PEER:
             log.warning("mail.refused", extra={"reason": "too many connections"})
             transport.write(b"421 4.7.0 too many connections, come again\r\n")
             transport.close()
             return
         self._is_in = True
-        self.event_handler.connections += 1
+        listener.peers[self._peer] += 1
         super().connection_made(transport)
+        self._ends = [
+            self.loop.call_later(FRUITLESS_S, lambda: None if self.fruitful else self._end()),
+            self.loop.call_later(LIFE_S, self._end),
+        ]
+
+    def _end(self) -> None:
+        log.warning("mail.refused", extra={"reason": "here for too long"})
+        if isinstance(self.transport, asyncio.Transport):
+            self.transport.write(b"421 4.4.2 here for too long, come again\r\n")
+            self.transport.abort()  # whoever does not read is not waited for
 
     def data_received(self, data: bytes) -> None:
         if not self._is_in:
@@ -108,7 +133,12 @@ class _Conversation(SMTP):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._is_in:
-            self.event_handler.connections -= 1
+            for end in self._ends:
+                end.cancel()
+            peers = self.event_handler.peers
+            peers[self._peer] -= 1
+            if not peers[self._peer]:
+                del peers[self._peer]
             super().connection_lost(error)
 
 

@@ -101,14 +101,16 @@ class Settings(BaseSettings):
         if not value:
             return value
         _, address = parseaddr(value)
-        # The parser closes gaps and drops comments: what it did not find as it stands was not meant so.
+        # The parser closes gaps, drops comments and takes the first of several: what it found must be all there is.
         if (
             "\n" in value
             or "\r" in value
             or not re.fullmatch(r"[^@\s]+@[^@\s]+", address)
-            or address not in value
+            or not (value == address or value.endswith(f"<{address}>"))
         ):
             raise ValueError("is not of the form `Name <address@domain>`")
+        if address.endswith("]"):
+            raise ValueError("is not of the form `Name <address@domain>`: the domain must be a name")
         try:
             Address(addr_spec=address)
         except Exception as exc:  # the parser fails in many ways

@@ -35,7 +35,8 @@ class AddressNews:
     """What Wix said of one address at one time, known here by its hashes: the one to keep, then former ones.
 
     `subscribed`: it said yes. `members`: those who said stop here and whose address, asked again, it is at Wix, with
-    that yes. `deliverable`: letters arrive. `forget`: a privacy request; whoever was written to there is forgotten.
+    that yes. `deliverable`: letters arrive. `forget`: a privacy request; whoever was written to there is forgotten,
+    and nobody is written to there.
     """
 
     address_hashes: tuple[str, ...]

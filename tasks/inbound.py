@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 
 LATELY = timedelta(hours=1)
-ENOUGH_PEOPLE = 2
+ENOUGH_PEOPLE = 5
+"""Anybody has two accounts somewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Mailroom:
                 reason = f"{what} ({found.said})" if found.said else what
                 known = self.returns.bounced(found.letter, reason, address=effect.address)
                 # The domain of somebody who was forgotten is not known any more, and "" would be everybody's. Whoever
-                # has a letter could make a bounce of it up, so one person's is not enough to hold up a domain.
+                # has a letter could make a bounce of it up, so a few people's are not enough to hold up a domain.
                 if (
                     effect.pauses
                     and known is not None
@@ -74,7 +75,7 @@ class Mailroom:
                     found.letter, f"the reader reported a letter as spam ({found.said})"
                 )
             case ReturnKind.UNSUBSCRIBE:
-                known = self.returns.unsubscribed(found.letter, "mail")
+                known = self.returns.unsubscribed(found.letter, "mail", mail=found.mail)
         if known is None or not known.news:
             log.info("mail.no_news", extra={"letter_id": found.letter, "kind": str(found.kind)})
             return "known already, or about no letter that is known"

@@ -65,7 +65,7 @@ def heed_contact(event: Event, details: Details, services: Services) -> Effects:
 
 
 def forget_address(event: Event, details: Details, services: Services) -> Effects:
-    """A privacy request that names an address: forget whoever was written to there."""
+    """A privacy request that names an address: forget whoever was written to there, and write there no more."""
     del services
     return Effects(address=AddressNews(details.address_hashes, event.occurred_at, forget=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import json
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import sqlalchemy as sa
 
 from admin import listener as listening
 from admin.inbound import COME_AGAIN
+from core import events
 from core.community import Member, MemberId, Membership, Subscription
 from core.errors import JournalUnavailableError
 from integrations.email.inbound import MOST_BYTES
@@ -32,7 +34,7 @@ from integrations.store.returns import Returns
 from integrations.store.senders import Senders
 from integrations.store.suppressions import DEAD_FOR, FULL_FOR
 from integrations.store.tables import messages, outbox, suppressions
-from tasks.inbound import EFFECTS, Mailroom, what_bounced
+from tasks.inbound import EFFECTS, ENOUGH_PEOPLE, Mailroom, what_bounced
 from tests.house import ANN, RUNNERS, SECRET, SENDER, Clock, House, a_house, an_event
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,18 +68,37 @@ class Post:
             raw = raw.replace(placeholder.encode(), value.encode())
         return raw
 
-    def neighbour(self) -> None:
-        """Somebody else at Ann's domain, whose letter came back because of us already."""
-        ben = MemberId("m-ben")
+    def neighbours(self, count: int = ENOUGH_PEOPLE - 1) -> None:
+        """Others at Ann's domain, whose letters came back because of us already."""
         wix = self.house.wix
-        wix.members[ben] = Member(ben, "APPROVED", "ben@example.com", "Ben")
-        wix.memberships[RUNNERS, ben] = Membership("joined")
-        wix.subscriptions["ben@example.com"] = Subscription("SUBSCRIBED", "VALID")
-        self.house.hear(an_event(self.house.clock, id="e-ben", member=ben))
+        for number in range(count):
+            member, address = MemberId(f"m-{number}"), f"ben{number}@example.com"
+            wix.members[member] = Member(member, "APPROVED", address, "Ben")
+            wix.memberships[RUNNERS, member] = Membership("joined")
+            wix.subscriptions[address] = Subscription("SUBSCRIBED", "VALID")
+            self.house.hear(an_event(self.house.clock, id=f"e-{number}", member=member))
         self.house.work()
-        [his] = [row for row in self.house.services.ledger.letters() if row.member == ben]
-        self.room.returns.bounced(his.id, "refused because of the sender (550 5.7.1)")
-        self.room.returns.bounced(his.id, "again")
+        theirs = [row.id for row in self.house.services.ledger.letters() if row.member != ANN]
+        assert len(theirs) == count
+        for letter in theirs:
+            self.room.returns.bounced(letter, "refused because of the sender (550 5.7.1)")
+            self.room.returns.bounced(letter, "again")
+
+    def say_yes(self) -> None:
+        """Wix hears of the opt-out, and later of Ann's new mind."""
+        clock = self.house.clock
+        self.house.work()
+        clock.move(minutes=10)
+        news = {
+            "addressHashes": list(self.house.services.hashes.of("ann@example.com")),
+            "subscriptionStatus": "SUBSCRIBED",
+            "deliverabilityStatus": "VALID",
+            "updatedDate": clock().isoformat(),
+        }
+        yes = an_event(clock, type=events.SUBSCRIPTION_CHANGED, id="yes", payload=json.dumps(news))
+        self.house.hear(replace(yes, occurred_at=clock()))
+        clock.move(minutes=1)
+        self.house.work()
 
     def come_back(self, name: str, times: int = 1) -> str:
         outcomes = [self.room.take_in(self.returned(name)) for _ in range(times)]
@@ -145,7 +166,7 @@ def test_a_full_mailbox_rests_for_three_days_and_wix_hears_nothing(post: Post) -
 
 @pytest.mark.parametrize("name", ["office365-unauthenticated", "sendmail-blocklisted"])
 def test_what_lies_with_us_pauses_the_sender_and_suppresses_nobody(post: Post, name: str) -> None:
-    post.neighbour()
+    post.neighbours()
     assert post.come_back(name) == "bounced: refused because of the sender"
 
     assert post.letter.state == "bounced"
@@ -251,7 +272,8 @@ def test_forty_six_copies_have_one_effect(post: Post, name: str, outcome: str) -
     assert (post.letter, post.suppressed(), post.owed(), post.room.senders.pauses()) == once
 
 
-def test_one_reader_alone_cannot_hold_up_the_letters_of_a_whole_domain(post: Post) -> None:
+def test_a_few_readers_cannot_hold_up_the_letters_of_a_whole_domain(post: Post) -> None:
+    post.neighbours(ENOUGH_PEOPLE - 2)
     post.come_back("office365-unauthenticated", times=3)
 
     assert post.letter.state == "bounced"
@@ -259,7 +281,7 @@ def test_one_reader_alone_cannot_hold_up_the_letters_of_a_whole_domain(post: Pos
 
 
 def test_a_late_copy_does_not_pause_a_sender_that_writes_again(post: Post) -> None:
-    post.neighbour()
+    post.neighbours()
     post.come_back("office365-unauthenticated")
     assert post.room.senders.resume(post.paused()[0])
     post.come_back("office365-unauthenticated")
@@ -271,6 +293,24 @@ def test_copies_of_an_opt_out_are_one_opt_out(post: Post) -> None:
     post.come_back("unsubscribe-by-button", times=46)
 
     assert post.owed() == ["unsubscribe"]
+    assert len(post.suppressed()) == 2
+
+
+def test_a_late_copy_of_an_opt_out_does_not_undo_what_the_reader_said_since(post: Post) -> None:
+    post.come_back("unsubscribe-by-button")
+    post.say_yes()
+    assert post.suppressed() == {}
+
+    assert post.come_back("unsubscribe-by-button") == "known already, or about no letter that is known"
+    assert post.suppressed() == {}
+    assert post.told_wix() == [("ann@example.com", "UNSUBSCRIBED", "")]
+
+
+def test_another_opt_out_from_the_same_letter_counts(post: Post) -> None:
+    post.come_back("unsubscribe-by-button")
+    post.say_yes()
+
+    assert post.come_back("unsubscribe-by-hand") == "unsubscribe"
     assert len(post.suppressed()) == 2
 
 
@@ -291,6 +331,17 @@ def test_a_bounce_settles_a_letter_in_doubt(post: Post) -> None:
     assert post.letter.state == "bounced"
 
 
+def test_a_bounce_of_a_letter_that_was_given_up_still_tells_of_its_address(post: Post) -> None:
+    with post.house.database.begin() as tx:
+        tx.execute(sa.update(messages).values(state="in_doubt", sent_at=None))
+    given_up = post.house.services.ledger.give_up(post.letter.id)
+
+    assert post.come_back("postfix-user-unknown", times=2) == "bounced: the address is dead"
+    assert (post.letter.state, post.letter.reason) == ("failed", given_up.reason)
+    assert post.suppressed() == {("address", "all"): ("dead", DEAD_FOR)}
+    assert len(post.rings) == 1
+
+
 @pytest.mark.parametrize("state", ["planned", "skipped", "failed", "deferred"])
 def test_a_letter_that_never_went_out_cannot_bounce(post: Post, state: str) -> None:
     with post.house.database.begin() as tx:
@@ -307,6 +358,15 @@ def test_a_letter_that_is_not_there_any_more_is_no_failure(post: Post) -> None:
         tx.execute(sa.delete(messages))
 
     assert post.room.take_in(raw) == "known already, or about no letter that is known"
+
+
+def test_a_bounce_that_is_back_before_its_letter_was_recorded_counts_as_sent(post: Post) -> None:
+    with post.house.database.begin() as tx:
+        tx.execute(sa.update(messages).values(state="sending", marked=True, sent_at=None))
+
+    post.come_back("postfix-user-unknown")
+
+    assert (post.letter.state, post.letter.sent_at) == ("bounced", post.house.clock())
 
 
 def test_a_bounce_of_somebody_forgotten_pauses_nobody(post: Post) -> None:
@@ -675,7 +735,10 @@ def test_many_recipients_come_in_several_turns(smtp: smtplib.SMTP) -> None:
 
 def test_one_connection_too_many_is_told_to_come_again(taker: Taker) -> None:
     with listening_to(taker) as (port, listener):  # type: ignore[arg-type]
-        held = [smtplib.SMTP("127.0.0.1", port, timeout=20) for _ in range(listening.MOST_CONNECTIONS)]
+        held = [
+            smtplib.SMTP("127.0.0.1", port, timeout=20, source_address=(f"127.0.0.{2 + number % 4}", 0))
+            for number in range(listening.MOST_CONNECTIONS)
+        ]
         with pytest.raises(smtplib.SMTPConnectError) as refused:
             smtplib.SMTP("127.0.0.1", port, timeout=20)
         assert refused.value.smtp_code == 421
@@ -687,6 +750,47 @@ def test_one_connection_too_many_is_told_to_come_again(taker: Taker) -> None:
         assert listener.connections == 0
         with smtplib.SMTP("127.0.0.1", port, timeout=20) as smtp:
             assert smtp.noop()[0] == 250
+
+
+def test_no_peer_holds_the_door_shut_alone(taker: Taker) -> None:
+    with listening_to(taker) as (port, _):  # type: ignore[arg-type]
+        held = [smtplib.SMTP("127.0.0.1", port, timeout=20) for _ in range(listening.MOST_OF_ONE_PEER)]
+        with pytest.raises(smtplib.SMTPConnectError) as refused:
+            smtplib.SMTP("127.0.0.1", port, timeout=20)
+        assert refused.value.smtp_code == 421
+        with smtplib.SMTP("127.0.0.1", port, timeout=20, source_address=("127.0.0.2", 0)) as smtp:
+            assert smtp.noop()[0] == 250
+        for connection in held:
+            connection.close()
+
+
+@pytest.mark.parametrize("bound", ["FRUITLESS_S", "LIFE_S"])
+def test_no_connection_lasts_for_ever_however_busy(
+    taker: Taker, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(listening, bound, 0.3)
+    monkeypatch.setattr(listening, "MOST_COMMANDS", 1000)
+    with listening_to(taker) as (port, listener):  # type: ignore[arg-type]
+        busy = smtplib.SMTP("127.0.0.1", port, timeout=20)
+        said = [busy.noop()[0]]
+        while said[-1] == 250 and len(said) < 500:
+            time.sleep(0.02)
+            said.append(busy.noop()[0])
+        assert said[-1] == 421
+        with pytest.raises(smtplib.SMTPServerDisconnected):
+            busy.getreply()
+        assert listener.connections == 0
+
+
+def test_who_brought_a_mail_may_stay_longer(taker: Taker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "FRUITLESS_S", 2.0)
+    with listening_to(taker) as (port, _):  # type: ignore[arg-type]
+        useful = smtplib.SMTP("127.0.0.1", port, timeout=20)
+        assert useful.sendmail("<>", [OURS], b"Subject: hello\r\n\r\n") == {}
+        idle = smtplib.SMTP("127.0.0.1", port, timeout=20)
+        assert idle.getreply()[0] == 421
+        assert useful.noop()[0] == 250
+        useful.close()
 
 
 def test_a_port_that_is_taken_is_named(post: Post) -> None:

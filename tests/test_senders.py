@@ -6,10 +6,12 @@ import logging
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import NoReturn
 
 import pytest
 import sqlalchemy as sa
 
+from core.errors import JournalUnavailableError
 from core.pacing import Pause
 from integrations.store.database import Database
 from integrations.store.senders import Senders, whole_sender_paused
@@ -208,6 +210,47 @@ def test_who_tried_and_learned_nothing_lets_the_next_one_try_at_once(
     senders.pass_on()
     other.pass_on()
     assert writes == []
+
+
+def test_who_tried_once_and_heard_nothing_lifts_no_later_pause(
+    senders: Senders, other: Senders, clock: Clock
+):
+    trip(senders)
+    clock.move(seconds=15)
+    assert senders.paused() is None
+    clock.move(minutes=1)
+    assert other.paused() is None
+    other.worked(MAIL)
+    pause = trip(other)
+
+    assert senders.paused(MAIL) == pause
+    senders.worked(MAIL)
+
+    assert other.paused() == pause
+
+
+def test_a_trial_is_over_though_it_could_not_be_passed_on(
+    senders: Senders, other: Senders, clock: Clock, monkeypatch: pytest.MonkeyPatch, database: Database
+):
+    trip(senders)
+    clock.move(seconds=15)
+    assert senders.paused() is None
+    with monkeypatch.context() as away:
+        away.setattr(database, "begin", _away)
+        with pytest.raises(JournalUnavailableError):
+            senders.pass_on()
+    clock.move(minutes=1)
+    assert other.paused() is None
+    other.worked(MAIL)
+    pause = trip(other)
+
+    senders.worked(MAIL)
+
+    assert other.paused() == pause
+
+
+def _away() -> NoReturn:
+    raise JournalUnavailableError("away")
 
 
 def test_who_tried_before_and_answers_late_is_heard_too(senders: Senders, other: Senders, clock: Clock):

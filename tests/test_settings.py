@@ -123,6 +123,15 @@ def test_blanks_around_a_value_are_not_part_of_it(read: Read) -> None:
     assert read(WIX_APP_ID=" app-1 \n").wix_app_id == "app-1"
 
 
+@pytest.mark.parametrize(
+    "value", ["a@b.example", "<a@b.example>", "A <a@b.example>", '"A, (B)" <a@b.example>']
+)
+def test_one_address_with_or_without_a_name_is_taken(read: Read, value: str) -> None:
+    settings = read(EMAIL_FROM=value, EMAIL_BOUNCES=value)
+
+    assert settings.email_from == settings.email_bounces == value
+
+
 def test_a_web_process_starts_without_the_settings_of_those_who_send(read: Read) -> None:
     only_to_run = {name: TO_START[name] for name in TO_START if name.lower() in TO_RUN}
 
@@ -155,6 +164,20 @@ WRONG = [
     ("EMAIL_FROM", "Usher <usher@>", "`Name <address@domain>`"),
     ("EMAIL_FROM", "Usher <usher@@example.com>", "`Name <address@domain>`"),
     ("EMAIL_FROM", "Usher\nBcc: all@example.com <usher@example.com>", "`Name <address@domain>`"),
+    *(
+        (name, value, "`Name <address@domain>`")
+        for name in ("EMAIL_FROM", "EMAIL_BOUNCES")
+        for value in (
+            "a@b.example, c@d.example",
+            "a@b.example, C <c@d.example>",
+            "A <a@b.example>, C <c@d.example>",
+            "a@b.example (x)",
+            "A <a@b.example> (x)",
+            "a @b.example",
+        )
+    ),
+    ("EMAIL_FROM", "Usher <usher@[192.0.2.1]>", "the domain must be a name"),
+    ("EMAIL_BOUNCES", "usher@[IPv6:2001:db8::1]", "the domain must be a name"),
     ("SECRET_KEY", "fifteen letters", "at least 16 characters"),
     ("REDIS_URL", "http://127.0.0.1:6379", "is not a redis://"),
     ("REDIS_URL", "redis:6379", "is not a redis://"),

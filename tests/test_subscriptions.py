@@ -34,7 +34,14 @@ from core.subscriptions import (
 )
 from integrations.email.unsubscribe import AddressHashes, UnsubscribeClaim, UnsubscribeTokens
 from integrations.store.database import Database
-from integrations.store.suppressions import Suppressions, heed_address, unsubscribe
+from integrations.store.suppressions import (
+    FORGOTTEN,
+    FULL_FOR,
+    Suppressions,
+    heed_address,
+    suppress,
+    unsubscribe,
+)
 from integrations.store.tables import events as events_table
 from integrations.store.tables import messages, outbox, suppressions
 from tests.house import ANN, RUNNERS, SECRET, SITE, Clock, House, a_house, an_event
@@ -395,6 +402,78 @@ def test_of_two_changes_that_wait_together_the_later_one_counts(house: House):
     assert standing(house) == []
 
 
+def test_a_yes_between_two_noes_that_came_in_disorder_lifts_nothing(house: House):
+    first = house.clock()
+    house.clock.move(hours=1)
+    for status, minutes in (("UNSUBSCRIBED", 20), ("UNSUBSCRIBED", 0), ("SUBSCRIBED", 10)):
+        tell(house, status, at=first + timedelta(minutes=minutes))
+        house.clock.move(seconds=31)
+        house.work()
+    assert standing(house) == [AT_WIX]
+    tell(house, "SUBSCRIBED", at=first + timedelta(minutes=30))
+    house.clock.move(seconds=31)
+    house.work()
+    assert standing(house) == []
+
+
+def full(house: House, address_hash: str = HASHES.of(ADDRESS)[0]) -> None:
+    with house.database.begin() as tx:
+        suppress(
+            tx,
+            SITE,
+            f"address:{address_hash}",
+            "all",
+            cause="full",
+            reason="mailbox full",
+            expires_at=tx.now + FULL_FOR,
+        )
+
+
+FULL = ("all", "full", "mailbox full")
+
+
+@pytest.mark.parametrize("first", ["full", "dead"])
+def test_a_full_mailbox_hides_no_dead_address_though_it_lasts_longer(house: House, first: str):
+    assert FULL_FOR > AT_WIX_FOR
+    if first == "full":
+        full(house)
+    tell(house, "SUBSCRIBED", "BOUNCED")
+    house.work()
+    if first == "dead":
+        full(house)
+    assert standing(house) == [DEAD]
+    house.hear(an_event(house.clock, id="second", group=TULIPS))
+    house.work()
+    assert ("yoga-offer", "skipped", BOUNCED_AT_WIX) in house.rows()
+
+
+def test_a_full_mailbox_is_noted_where_another_cause_has_passed(house: House):
+    tell(house, "SUBSCRIBED", "BOUNCED")
+    house.work()
+    house.clock.move(seconds=AT_WIX_FOR.total_seconds() + 1)
+    full(house)
+    assert standing(house) == [FULL]
+    house.clock.move(days=1)
+    full(house)
+    house.clock.move(days=2, hours=1)
+    assert standing(house) == [FULL], "the later one counts"
+
+
+@pytest.mark.parametrize("full_is", ["new", "old"])
+def test_a_full_mailbox_hides_no_dead_address_under_another_key(house: House, full_is: str):
+    new, old = hashes = AddressHashes("new", ["old"]).of(ADDRESS)
+    dead = AddressNews(
+        (old if full_is == "new" else new,), house.clock(), stops_of(Subscription("SUBSCRIBED", "BOUNCED"))
+    )
+    with house.database.begin() as tx:
+        heed_address(tx, SITE, dead)
+    full(house, new if full_is == "new" else old)
+    for _ in range(2):
+        house.services.suppressions.standing(SITE, {ANN: hashes})
+    found = house.services.suppressions.standing(SITE, {ANN: (new,)})
+    assert [said.cause for said in found[ANN]] == ["dead"]
+
+
 def test_the_echo_of_our_own_news_changes_nothing_and_owes_nothing(house: House):
     opt_out_and_tell_wix(house)
     house.services.suppressions.dead(SITE, ANN, HASHES.of(ADDRESS)[0], "the address is dead (550)")
@@ -581,6 +660,26 @@ def test_a_contact_that_asks_to_be_forgotten_is_forgotten_by_address(house: Hous
     assert house.mail.readers == [ADDRESS]
 
 
+@pytest.mark.parametrize("former", [False, True])
+def test_who_was_never_written_to_is_forgotten_by_address_too(database: Database, clock: Clock, former: bool):
+    """Their first letter waits, and Wix still has them as a member."""
+    house = a_house(database, clock, OFFER.replace("email =", 'after = "1d"\nemail ='))
+    house.hear(an_event(clock))
+    house.work()
+    payload = example("wix.contacts.v4.contact_created") | {"triggeredByAnonymizeRequest": True}
+    record_of(payload)["email"] = ADDRESS
+    hear(house, payload, "wix.contacts.v4.contact_created")
+    house.work()
+    if former:
+        house.services = replace(house.services, hashes=AddressHashes("new", [SECRET]))
+    clock.move(days=1, minutes=1)
+    house.work()
+    assert house.mail.readers == []
+    assert house.rows() == [("yoga-offer", "skipped", FORGOTTEN)]
+    say_yes_at_wix(house)
+    assert [said[1] for said in standing(house)] == ["forgotten"]
+
+
 def test_forgetting_an_address_reaches_nobody_else(house: House):
     with house.database.begin() as tx:
         [row] = rows_of(house, messages)
@@ -596,7 +695,7 @@ def test_forgetting_an_address_reaches_nobody_else(house: House):
         house, payload | {"triggeredByAnonymizeRequest": True, "id": "e9"}, "wix.contacts.v4.contact_created"
     )
     house.work()
-    assert standing(house, MemberId("m-bob"), "bob@example.com") == []
+    assert standing(house, MemberId("m-bob"), "bob@example.org") == []
     assert {row.site: row.address_hash is None for row in rows_of(house, messages)} == {
         SITE: True,
         "another-site": False,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import email
 import email.policy
 import json
+import os
 import sys
 import webbrowser
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
@@ -17,6 +19,10 @@ import pytest
 from admin.cli import main
 from admin.processes import TEMPLATES
 from config.settings import Settings
+from core.community import MemberId, SiteId
+from integrations.email.unsubscribe import hash_address
+from integrations.store.database import Database
+from integrations.store.suppressions import Suppressions
 from tests.email.smtp_servers import MailServer, mail_server
 from tests.test_bad_input import GOOD
 
@@ -193,12 +199,23 @@ def test_what_cannot_be_shown_is_named(usher: Usher, arguments: list[str], mista
     assert mistake in said.err
 
 
-def test_a_letter_to_oneself_arrives_marked_as_a_test(usher: Usher, monkeypatch: pytest.MonkeyPatch) -> None:
+def a_database(folder: Path) -> Database:
+    """The one that the settings' defaults lead to."""
+    (folder / "data").mkdir()
+    database = Database(f"sqlite:///{folder / 'data' / 'usher.db'}")
+    database.migrate()
+    return database
+
+
+def test_a_letter_to_oneself_arrives_marked_as_a_test(
+    usher: Usher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with mail_server() as server:
         for name, value in GOOD.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("EMAIL_URL", f"smtp://127.0.0.1:{server.port}")
         monkeypatch.setenv("EMAIL_POSTAL_ADDRESS", "12 Quay Street, Bristol")
+        a_database(tmp_path).close()
         said = usher(
             "send", "yoga-offer", "--to", "me@example.com", "--language", "he", "--purpose", "promotional"
         )
@@ -215,7 +232,57 @@ def test_a_letter_to_oneself_arrives_marked_as_a_test(usher: Usher, monkeypatch:
         assert letter["List-Unsubscribe"].startswith("<https://usher.example.com/unsubscribe/")
 
 
-def test_a_test_letter_needs_settings_and_an_address(usher: Usher, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("key", ["SECRET_KEY", "SECRET_KEY_PREVIOUS"])
+def test_a_suppressed_address_gets_not_even_a_test_letter(
+    usher: Usher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
+) -> None:
+    with mail_server() as server, closing(a_database(tmp_path)) as database:
+        for name, value in GOOD.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("SECRET_KEY_PREVIOUS", "the key of last year")
+        monkeypatch.setenv("EMAIL_URL", f"smtp://127.0.0.1:{server.port}")
+        suppressions = Suppressions(database)
+        site, member = SiteId("some-site"), MemberId("somebody")
+        for email, add in (
+            ("me@example.com", lambda one: suppressions.dead(site, member, one, "dead (550)")),
+            ("you@example.com", lambda one: suppressions.unsubscribe(site, member, one, "one click")),
+        ):
+            add(hash_address(os.environ[key], email))
+
+        said = usher("send", "welcome", "--to", "Me@Example.com")
+        assert (said.code, said.out, said.err) == (1, "", "usher: this address is suppressed\n")
+        assert server.letters == []
+
+        assert usher("send", "welcome", "--to", "you@example.com").code == 0
+        assert server.letters[0].rcpt_tos == ["you@example.com"], "promotional letters alone ended"
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "complaint"),
+    [
+        ("", 2, "has no tables of Usher yet; run `usher migrate`"),
+        ("postgresql://usher@127.0.0.1:1/usher", 1, "Connection refused"),
+    ],
+)
+def test_no_test_letter_goes_out_when_the_database_cannot_say_who_is_suppressed(
+    usher: Usher, monkeypatch: pytest.MonkeyPatch, url: str, code: int, complaint: str
+) -> None:
+    with mail_server() as server:
+        for name, value in GOOD.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("EMAIL_URL", f"smtp://127.0.0.1:{server.port}")
+        monkeypatch.setenv("DATABASE_URL", url)
+        said = usher("send", "welcome", "--to", "me@example.com")
+
+        assert (said.code, said.out) == (code, "")
+        assert complaint in said.err
+        assert server.letters == []
+
+
+def test_a_test_letter_needs_settings_and_an_address(
+    usher: Usher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    a_database(tmp_path).close()
     said = usher("send", "welcome", "--to", "me@example.com")
     assert (said.code, "EMAIL_FROM: is required" in said.err) == (2, True)
 

@@ -15,6 +15,7 @@ import unicodedata
 from datetime import datetime
 from email.header import Header
 from email.utils import format_datetime, parseaddr, quote
+from urllib.parse import quote as percent_encoded
 
 import idna
 
@@ -79,7 +80,10 @@ def build_message(
             raise PermanentError("the link to unsubscribe is not one that mail programs follow")
         ways = [f"<{unsubscribe_url}>"]
         if unsubscribe_address:
-            ways.append(f"<mailto:{wire_address(unsubscribe_address)}?subject=unsubscribe>")
+            local, _, domain = wire_address(unsubscribe_address).rpartition("@")
+            # What may stand in it as it is: RFC 6068, 2.
+            local = percent_encoded(local, safe="!$'*+")
+            ways.append(f"<mailto:{local}@{domain}?subject=unsubscribe>")
         headers.append(f"List-Unsubscribe: {(',' + _FOLD).join(ways)}")
         headers.append("List-Unsubscribe-Post: List-Unsubscribe=One-Click")
     # Relays that know one of these send a letter with the same key once, however often it is handed over.

@@ -51,10 +51,14 @@ class Reply:
 
 # Longest match first: a whole code, then a subject ("1.x").
 _CAUSES = {
+    "1.1": Cause.ADDRESS,  # bad destination mailbox address
+    "1.2": Cause.ADDRESS,  # bad destination system address
+    "1.3": Cause.ADDRESS,  # bad syntax
+    "1.6": Cause.ADDRESS,  # moved
     "1.7": Cause.SENDER,  # bad sender's mailbox address syntax
     "1.8": Cause.SENDER,  # bad sender's system address
+    "1.10": Cause.ADDRESS,  # null MX
     "2.1": Cause.ADDRESS,  # mailbox disabled
-    "1": Cause.ADDRESS,
     "2": Cause.MAILBOX,
     "3": Cause.SERVER,
     "4": Cause.SERVER,
@@ -63,9 +67,11 @@ _CAUSES = {
 _FULL = "2.2"
 """A full mailbox is emptied one day, whatever class the server gives it."""
 _NOTHING_SAID = "0.0"
+_SOMETHING_OF_AN_ADDRESS = "1.0"
 _CODE = r"([245])\.(\d{1,3})\.(\d{1,3})"
 _ENHANCED = re.compile(rf"\s*#?{_CODE}(?=\s|$|[:;,.)-])|.*?\(#{_CODE}\b")  # "(#5.1.1)" is qmail's way
 _REPLY = re.compile(r"(?:^|[:;])\s*([245]\d\d)[ -](.*)", re.DOTALL)
+_ADDRESS = re.compile(r"[^\s<>\"'():;,]*@[^\s<>\"'():;,]+")
 _LONGEST_TEXT = 2000
 
 
@@ -81,7 +87,7 @@ _SAYS_TOO_MUCH = _any_of(
     r"\bat a rate\b",
     r"\btoo (quickly|fast|frequently)\b",
     r"\btoo (many|much) (e?-?mails?|messages|connections|recipients|sessions)\b",
-    r"(daily|hourly|sending|submission) ?(user |message |sending )*(quota|limit)",
+    r"(daily|hourly|monthly|sending|submission) ?(user |message |sending )*(quota|limit)",
     r"unexpected volume|unusual rate|due to user complaints",
 )
 _SAYS_FULL = _any_of(
@@ -91,12 +97,31 @@ _SAYS_FULL = _any_of(
     r"\b(over|exceed(s|ed)?|out of)[- ](the |its |his |storage |disk |mailbox )*quota",
     r"exceeded (the |its |his )?storage|(insufficient|not enough) (disk|storage|mailbox) (space|storage|size)",
 )
+_TURNED_DOWN = (
+    r"blocked|banned|rejected|refused|denied|fail(ed|s|ure)?|invalid|unknown|do(es)?(n'?t| not) exist|"
+    r"not (allowed|permitted|authori[sz]ed|found)"
+)
 _SAYS_OUR_FAULT = _any_of(
     r"\b(spam|dmarc|dkim|spf)\b|\breputation\b|(block|black|deny) ?list",
     r"spamhaus|spamcop|barracuda|\b[rd]nsbl\b|\brbl\b|\b(ptr|rdns)\b|reverse dns",
-    r"\b(client host|sender|(your|sending) (ip|host|domain|server|network|address))\b"
-    r".{0,60}\b(blocked|banned|rejected|refused|denied|failed|not (allowed|permitted|authori[sz]ed|found))\b",
+    r"\b(client host|sender|envelope.from|return.?path|(your|sending) (ip|host|domain|server|network|address))\b"
+    r"((?!\b(user|recipient|mailbox)\b).){0,60}"
+    rf"\b({_TURNED_DOWN})\b",
+    rf"\bfrom:? ?(<>| address| domain| header)? (is |was )?({_TURNED_DOWN})\b",
+    r"\b(unknown|invalid|bad|unverified|no such) (sender|return.?path)\b",
+    r"\bnot a (confirmed|verified) sender\b|\b(address|domain|identity) is not verified\b|identities failed",
+    r"\b(message|mail)\b.{0,20}\b(rejected|blocked|refused|denied)\b.{0,40}\b(content|policy)\b",
+    r"\bcontent (denied|rejected)\b|\bAUP#",
+    # of the relay, about our account there
+    r"\bsending\b.{0,20}\b(suspended|paused|disabled|blocked)\b",
+    r"\byour (account|plan|subscription)\b.{0,40}\b(suspended|disabled|blocked|locked|quota|limit|credits?)\b",
+    r"\bnot (authori[sz]ed|allowed|permitted) to (send|use|relay)\b",
+    r"\brelay(ing)? (access |is )?(denied|not (allowed|permitted))\b|\b(unable|refus\w+|denied) to relay\b",
 )
+_SAYS_HOSTS = _any_of(
+    r"\bhost|name ?server|\bdns\b|\bmx\b|look-?up|resolv|temporar|time(d|-)? ?out|unreachable|connect"
+)
+_SAYS_ADDRESS_REJECTED = _any_of(r"\baddress rejected\b")
 _PEOPLE = (
     r"(user|recipient|mailbox|address|account|benutzer|empf(ä|ae?)nger|postfach|utilisateur|destinataire|adresse|"
     r"usu[aá]rio|destinat[aá]rio|buz[oó]n|utente|casella|gebruiker|ontvanger|u[zż]ytkownik|пользовател[ья])"
@@ -155,6 +180,7 @@ def classify_status(status: str, text: str = "") -> Reply:
 
 def _cause(code: int, exact: str, text: str, *, final: bool) -> Cause:
     subject = exact.partition(".")[0]
+    text = _ADDRESS.sub("", text)  # what people call themselves is no reason
     if exact == _FULL:
         return Cause.MAILBOX
     if not final and _SAYS_GREYLISTED.search(text):
@@ -163,10 +189,14 @@ def _cause(code: int, exact: str, text: str, *, final: bool) -> Cause:
         return Cause.THROTTLE
     if (subject != "7" or not final) and _SAYS_TOO_MUCH.search(text):
         return Cause.THROTTLE
-    if exact != _NOTHING_SAID:
-        return _CAUSES.get(exact) or _CAUSES.get(subject, Cause.OTHER)
-    if _SAYS_OUR_FAULT.search(text):
+    if subject in ("0", "1", "2") and _SAYS_OUR_FAULT.search(text):
         return Cause.SENDER
+    if exact == "1.2" and _SAYS_HOSTS.search(text):
+        return Cause.SERVER
+    if exact == _SOMETHING_OF_AN_ADDRESS and _SAYS_ADDRESS_REJECTED.search(text):
+        return Cause.ADDRESS
+    if exact not in (_NOTHING_SAID, _SOMETHING_OF_AN_ADDRESS):
+        return _CAUSES.get(exact) or _CAUSES.get(subject, Cause.OTHER)
     if _SAYS_FULL.search(text):
         return Cause.MAILBOX
     named = code in (550, 551, 553) and _SAYS_NO_SUCH_USER.search(text)  # 554 is said for everything
@@ -175,3 +205,15 @@ def _cause(code: int, exact: str, text: str, *, final: bool) -> Cause:
 
 def _kind(status: int) -> Kind:
     return {2: Kind.DONE, 5: Kind.REFUSED}.get(status, Kind.DEFERRED)
+
+
+def one_line(text: str, *addresses: str) -> str:
+    """Of at most 300 printable characters, without addresses. `addresses` are left out by their halves too: servers
+    like to quote the first, and the second may be a name."""
+    text = " ".join("".join(char if char.isprintable() else " " for char in text[:2000]).split())
+    text = _ADDRESS.sub("<address>", text)
+    for address in addresses:
+        for half, instead in zip(address.rpartition("@")[::2], ("<address>", "<domain>"), strict=True):
+            if half:
+                text = re.sub(rf"(?<!\w){re.escape(half)}(?!\w)", instead, text, flags=re.IGNORECASE)
+    return text.replace("<<address>>", "<address>")[:300]

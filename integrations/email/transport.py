@@ -32,7 +32,7 @@ from core.errors import (
 from core.gate import Clearance
 from core.ports import MailPort
 from integrations.email.message import wire_address
-from integrations.email.replies import Cause, Kind, Reply, classify
+from integrations.email.replies import Cause, Kind, Reply, classify, one_line
 from integrations.email.url import EmailUrl, parse_email_url
 
 CONNECT_TIMEOUT_S = 10.0
@@ -131,7 +131,7 @@ class SmtpMail:
         sock.settimeout(self._url.timeout_s)
         if code // 100 != 2:
             raise _refusal("the letter", code, text, reader=to)
-        return _printable(f"{code} {text}".replace(to, "<recipient>"))
+        return one_line(f"{code} {text}", to)
 
     def _await_verdict(self, smtp: smtplib.SMTP) -> tuple[int, str]:
         try:
@@ -296,13 +296,9 @@ def _said_early(sock: socket.socket) -> tuple[int, str] | None:
 
 
 def _refusal(command: str, code: int, text: str, *, reader: str) -> MailDeferredError | MailRefusedError:
-    """Replies quote addresses, or what stands before the @; errors are logged, so they do not."""
+    """Replies quote addresses, or their halves; errors are logged, so they do not."""
     reply = classify(code, text)
-    said = re.sub(r"\S*@\S*", "<address>", text)
-    if local := reader.rpartition("@")[0]:
-        said = re.sub(rf"(?<!\w){re.escape(local)}(?!\w)", "<address>", said, flags=re.IGNORECASE)
-    said = _printable(said)
-    message = f"the mail server answered {code} to {command}: {said}"
+    message = f"the mail server answered {code} to {command}: {one_line(text, reader)}"
     why = reply.enhanced or str(code)
     blame = _blame(command, code, reply)
     if reply.kind is not Kind.REFUSED:
@@ -353,7 +349,3 @@ def _why_no_connection(exc: Exception) -> tuple[str, str]:
             return f"the mail server lacks what EMAIL_URL asks for: {exc}", "tls"
         case _:
             return f"no connection to the mail server ({type(exc).__name__})", "connection"
-
-
-def _printable(text: str) -> str:
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:300]

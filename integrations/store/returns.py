@@ -17,8 +17,8 @@ from core.letters import WixCall
 from integrations.store.database import Database, Transaction
 from integrations.store.ledger import suppression_subjects, was_released
 from integrations.store.outbox import owe_calls
-from integrations.store.suppressions import FULL_FOR, bury_address, suppress, unsubscribe
-from integrations.store.tables import messages
+from integrations.store.suppressions import FULL_FOR, bury_address, opt_out_key, suppress, unsubscribe
+from integrations.store.tables import messages, outbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,14 @@ class Returns:
                 row.state in ("sent", "in_doubt")
                 or (row.state == "sending" and row.marked)
                 or was_released(row)
+                or _was_given_up(row)
             )
             if news:
-                values = {"state": "bounced", "reason": reason, "bounced_at": tx.now, "lease": None}
+                # It may be back before the worker has written that it went.
+                went = row.sent_at or tx.now
+                values: dict[str, Any] = {"bounced_at": tx.now, "sent_at": went}
+                if not _was_given_up(row):  # what somebody decided stays
+                    values |= {"state": "bounced", "reason": reason, "lease": None}
                 tx.execute(sa.update(messages).where(messages.c.id == letter).values(**values))
             if news and row.address_hash and address == "dead":
                 bury_address(tx, row.site, row.member, row.address_hash, reason, letter=letter)
@@ -100,14 +105,22 @@ class Returns:
                 owe_calls(tx, row.site, None, [call], again=True)
             return _known(row, news=news)
 
-    def unsubscribed(self, letter: str, source: str) -> Known | None:
-        """The reader of this letter wants no more promotional ones."""
+    def unsubscribed(self, letter: str, source: str, *, mail: str = "") -> Known | None:
+        """The reader of this letter wants no more promotional ones.
+
+        `mail` tells one opt-out from another: a copy that comes late does not undo what the reader said since.
+        """
+        opt_out = f"{letter}:{mail}"
         with self._database.begin() as tx:
             row = _row(tx, letter)
             if row is None:
                 return None
-            unsubscribe(tx, row.site, row.member, row.address_hash or "", source, letter=letter)
-            return _known(row, news=True)
+            call = sa.and_(outbox.c.site == row.site, outbox.c.key == opt_out_key(row.member))
+            news = tx.connection.scalar(sa.select(outbox.c.event).where(call)) != opt_out
+            if news:
+                unsubscribe(tx, row.site, row.member, row.address_hash or "", source, letter=letter)
+                tx.execute(sa.update(outbox).where(call).values(event=opt_out))
+            return _known(row, news=news)
 
     def replied(self, message_ids: Collection[str]) -> int:
         """Somebody answered these letters; returns how many of them are ours and had no answer yet."""
@@ -122,6 +135,11 @@ class Returns:
 
 def _row(tx: Transaction, letter: str) -> sa.Row[Any] | None:
     return tx.execute(sa.select(messages).where(messages.c.id == letter).with_for_update()).first()
+
+
+def _was_given_up(row: sa.Row[Any]) -> bool:
+    """Nobody knew whether the mail server had it, and somebody decided never to send it again."""
+    return row.state == "failed" and row.message_id is not None and (row.reason or "").startswith("given up:")
 
 
 def _known(row: sa.Row[Any], *, news: bool) -> Known:

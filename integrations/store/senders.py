@@ -42,8 +42,10 @@ class Senders:
         """The pause that keeps letters to this domain from going, the whole sender's first; None: write.
 
         Asked before each letter. When a pause is over None is also the leave to try, given to one, so whoever gets
-        it should send: the others see the pause go on for a minute.
+        it should send: the others see the pause go on for a minute. Whoever asks has done with the letter before, so
+        a leave of theirs that came to nothing is gone.
         """
+        self._trials.clear()
         with self._database.read() as tx:
             rows = self._read(tx, domain)
             over = [row for row in rows if row.paused_until is not None]
@@ -124,8 +126,9 @@ class Senders:
         `pause`; costs nothing unless this process got through."""
         if not self._trials:
             return
+        trials, self._trials = self._trials, {}
         with self._database.begin() as tx:
-            for domain, pauses in self._trials.items():
+            for domain, pauses in trials.items():
                 tx.execute(
                     sa.update(senders)
                     .where(
@@ -136,7 +139,6 @@ class Senders:
                     )
                     .values(paused_until=tx.now)
                 )
-        self._trials.clear()
 
     def resume(self, domain: str = "") -> bool:
         """By hand: no pause and no failures. False when there was neither."""

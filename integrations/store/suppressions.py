@@ -96,6 +96,20 @@ class Suppressions:
                     _copy(tx, row, newest[row.subject])
         return found
 
+    def anywhere(self, address_hashes: Sequence[str]) -> bool:
+        """Whether every letter to this address has ended, on whatever site. Raises JournalUnavailableError."""
+        with self._database.read() as tx:
+            found = tx.execute(
+                sa.select(suppressions.c.site)
+                .where(
+                    suppressions.c.subject.in_([f"address:{known}" for known in address_hashes]),
+                    suppressions.c.scope == "all",
+                    stands(tx),
+                )
+                .limit(1)
+            )
+            return found.first() is not None
+
     def opted_out(self, site: SiteId, address_hashes: Sequence[str]) -> list[MemberId]:
         """Who said stop here to all promotional letters, and was written to at this address."""
         with self._database.read() as tx:
@@ -119,11 +133,11 @@ def unsubscribe(
     for subject in suppression_subjects(member, [address_hash]):
         suppress(tx, site, subject, scope, cause="unsubscribed", reason=reason, letter=letter)
     if group is None:
-        call = WixCall(key=_opt_out_key(member), kind="unsubscribe", group=None, member=member)
+        call = WixCall(key=opt_out_key(member), kind="unsubscribe", group=None, member=member)
         owe_calls(tx, site, None, [call], again=True)
 
 
-def _opt_out_key(member: MemberId) -> str:
+def opt_out_key(member: MemberId) -> str:
     return f"unsubscribe:{member}"
 
 
@@ -179,6 +193,9 @@ def heed_address(tx: Transaction, site: SiteId, news: AddressNews) -> None:
                 )
             )
     if news.forget:
+        # Who was never written to is known by no other name, and a letter to them may be planned.
+        for known in news.address_hashes:
+            suppress(tx, site, f"address:{known}", "all", cause="forgotten", reason=FORGOTTEN)
         for member in _written_to(tx, site, news.address_hashes):
             forget_member(tx, site, member)
 
@@ -201,7 +218,7 @@ def _lift_opt_outs(tx: Transaction, site: SiteId, news: AddressNews) -> None:
         .order_by(suppressions.c.subject.desc())
         .with_for_update()
     ).all()
-    keys = [_opt_out_key(member) for member in _opted_out(tx, site, news.address_hashes)]
+    keys = [opt_out_key(member) for member in _opted_out(tx, site, news.address_hashes)]
     calls = tx.execute(
         sa.select(outbox.c.state, outbox.c.finished_at).where(outbox.c.site == site, outbox.c.key.in_(keys))
     ).all()
@@ -279,7 +296,8 @@ def suppress(
     at: datetime | None = None,
     expires_at: datetime | None = None,
 ) -> None:
-    """Once for subject and scope; of two reasons the one that holds longer stays. `at`: when it was said, None: now."""
+    """Once for subject and scope; of two reasons the one that holds longer stays, dated as the later of both. "full",
+    which only defers, gives way to any other cause and takes no other's place. `at`: when it was said, None: now."""
     insert = tx.insert(suppressions).values(
         site=site,
         subject=subject,
@@ -290,15 +308,20 @@ def suppress(
         created_at=at or tx.now,
         expires_at=expires_at,
     )
-    new = insert.excluded
+    old, new = suppressions.c, insert.excluded
+    lasts = sa.or_(new.expires_at.is_(None), new.expires_at >= old.expires_at)
+    wins = (
+        sa.and_(lasts, sa.or_(old.cause == "full", ~stands(tx)))
+        if cause == "full"
+        else sa.or_(lasts, old.cause == "full")
+    )
+    later = sa.case((new.created_at > old.created_at, new.created_at), else_=old.created_at)
     tx.execute(
         insert.on_conflict_do_update(
             index_elements=[suppressions.c.site, suppressions.c.subject, suppressions.c.scope],
-            set_={name: new[name] for name in ("cause", "reason", "letter", "created_at", "expires_at")},
-            where=sa.and_(
-                suppressions.c.expires_at.is_not(None),
-                sa.or_(new.expires_at.is_(None), new.expires_at > suppressions.c.expires_at),
-            ),
+            set_={name: new[name] for name in ("cause", "reason", "letter", "expires_at")}
+            | {"created_at": later},
+            where=sa.and_(old.expires_at.is_not(None), wins),
         )
     )
 
@@ -308,6 +331,8 @@ def _outlives(row: sa.Row[Any], other: sa.Row[Any] | None) -> bool:
         return True
     if other.expires_at is None:
         return False
+    if (row.cause == "full") != (other.cause == "full"):
+        return bool(other.cause == "full")
     return row.expires_at is None or bool(row.expires_at > other.expires_at)
 
 

@@ -340,6 +340,23 @@ def test_of_a_long_line_only_the_beginning_is_read() -> None:
     assert isinstance(read_mail(raw.replace(b"<ann@", b"a" * 250_000 + b"<ann@"), [], PATHS), Ignored)
 
 
+@pytest.mark.parametrize("name", ["Content-Type: multipart/mixed", "Content-Type: multipart/report"])
+def test_a_header_of_parameters_without_end_is_not_taken_apart(name: str) -> None:
+    """The standard parser takes the square of its length: the time limit of a test is what fails here."""
+    raw = f'{name}; a="'.encode() + b";" * 250_000 + b"\n\nhello\n"
+    assert read_mail(raw, [PATHS.bounces(LETTER)], PATHS) == Ignored("not readable")
+
+
+def test_copies_of_an_opt_out_are_told_from_another_one() -> None:
+    first, copy, other = (
+        read_mail(f"Message-ID: <{number}@example.org>\n\n".encode(), [PATHS.unsubscribe(LETTER)], PATHS)
+        for number in (1, 1, 2)
+    )
+
+    assert isinstance(first, Returned)
+    assert first == copy != other
+
+
 @pytest.mark.parametrize(
     "raw",
     [

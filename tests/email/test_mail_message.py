@@ -9,6 +9,7 @@ from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from hypothesis import given
@@ -142,6 +143,16 @@ def test_whoever_ignores_links_unsubscribes_by_mail() -> None:
     assert str(parse(raw)["List-Unsubscribe"]) == (
         f"<{WAY_OUT['unsubscribe_url']}>, <mailto:hello+u123@example.org?subject=unsubscribe>"
     )
+
+
+def test_an_address_to_unsubscribe_by_mail_is_quoted_as_a_uri() -> None:
+    odd = "o'neil+a%b?c&d#e/f=g{h}!$*@example.org"
+    raw = build(unsubscribe_address=odd, unsubscribe_url=WAY_OUT["unsubscribe_url"])
+    assert is_well_formed(raw)
+    [mailto] = re.findall(r"<(mailto:[^>]+)>", str(parse(raw)["List-Unsubscribe"]))
+    assert mailto == "mailto:o'neil+a%25b%3Fc%26d%23e%2Ff%3Dg%7Bh%7D!$*@example.org?subject=unsubscribe"
+    uri = urlsplit(mailto)
+    assert (unquote(uri.path), uri.query, uri.fragment) == (odd, "subject=unsubscribe", "")
 
 
 def test_relays_that_know_a_key_for_once_only_are_given_one() -> None:

@@ -49,13 +49,28 @@ def test_a_reply_means_what_its_codes_say(code: int, text: str, kind: Kind, caus
 
 
 @pytest.mark.parametrize(
-    "enhanced", ["5.2.2", "5.3.0", "5.3.4", "5.4.4", "5.5.0", "5.6.1", "5.7.0", "5.7.515", "5.1.7"]
+    "enhanced",
+    [
+        "5.2.2",
+        "5.3.0",
+        "5.3.4",
+        "5.4.4",
+        "5.5.0",
+        "5.6.1",
+        "5.7.0",
+        "5.7.515",
+        "5.1.4",
+        "5.1.5",
+        "5.1.7",
+        "5.1.8",
+        "5.1.9",
+    ],
 )
 def test_no_reason_that_lies_with_us_or_a_server_makes_an_address_dead(enhanced: str) -> None:
     assert not classify(550, f"{enhanced} user unknown").address_is_dead
 
 
-@pytest.mark.parametrize("enhanced", ["5.1.0", "5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"])
+@pytest.mark.parametrize("enhanced", ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"])
 def test_a_reason_that_lies_with_the_address_makes_it_dead(enhanced: str) -> None:
     reply = classify(550, f"{enhanced} refused")
     assert reply.address_is_dead
@@ -138,6 +153,12 @@ ADDRESS, MAILBOX, SENDER, THROTTLE, SERVER, OTHER = (
         ("550 Użytkownik nie istnieje", ADDRESS),
         ("550 нет такого пользователя", ADDRESS),
         ("550 用户不存在", ADDRESS),
+        ("550 5.1.1 <spam@example.org>: User unknown", ADDRESS),  # a name is no reason
+        ("550 5.1.1 mail from <us@example.com> to <ann@example.org>: user unknown", ADDRESS),
+        ("550 5.1.1 Sorry, sender: this user is unknown", ADDRESS),
+        ("550 5.1.2 Domain example.org not found", ADDRESS),
+        ("550 <ann@example.org>...User unknown", ADDRESS),
+        ("550 5.2.1 The email account that you tried to reach is disabled", ADDRESS),
         # us
         ("550 5.7.1 Message rejected as spam", SENDER),
         ("550 5.7.1 No such user!", SENDER),
@@ -151,7 +172,40 @@ ADDRESS, MAILBOX, SENDER, THROTTLE, SERVER, OTHER = (
         ("550 192.0.2.10 is listed at zen.spamhaus.org", SENDER),
         ("550 This message fails DMARC", SENDER),
         ("450 4.7.25 Client host rejected: cannot find your hostname", SENDER),
+        ("550 5.1.0 <hello@club.example.com> sender rejected : AUP#Out-1310", SENDER),
+        ("550 5.1.0 AUP#Out-1310", SENDER),
+        ("554 5.1.0 blocked by spamhaus", SENDER),
+        ("550 5.1.1 sender unknown", SENDER),
+        ("550 5.1.1 Unknown sender", SENDER),
+        ("550 5.2.1 Message rejected due to content", SENDER),
+        ("550 Sender address does not exist", SENDER),
+        ("553 sender address invalid", SENDER),
+        ("550 Return path address not found", SENDER),
+        ("550 MAIL FROM: address unknown", SENDER),
+        ("550 MAIL FROM:<us@example.com> rejected", SENDER),
+        ("550 MAIL FROM us@example.com rejected: unknown user", SENDER),
+        ("550 Verification failed for <us@example.com>\nNo such user here\nSender verify failed", SENDER),
+        ("550 sender verify fail: unrouteable address", SENDER),
+        ("554 5.1.1 From domain does not exist", SENDER),
+        # the relay about our account
+        (
+            "554 Message rejected: Email address is not verified. The following identities failed the check",
+            SENDER,
+        ),
+        ("554 Sending suspended for this account", SENDER),
+        ("554 Sending has been paused", SENDER),
+        ("550 Your account is suspended", SENDER),
+        ("550 your account has been disabled", SENDER),
+        ("554 You are not authorised to send as this domain", SENDER),
+        ("554 Relay access denied", SENDER),
+        ("550 Relaying denied", SENDER),
+        ("550 quota: your plan has reached its limit", SENDER),
+        ("554 Monthly sending quota exceeded", THROTTLE),
         # neither
+        ("550 5.1.2 Host unknown (Name server: example.org: host not found)", SERVER),
+        ("550 5.1.2 temporary trouble", SERVER),
+        ("550 5.1.9 relayed to a system that does not comply", OTHER),
+        ("550 5.1.0 something of an address", OTHER),
         ("450 4.4.1 connection timed out", SERVER),
         ("452 4.3.1 Insufficient system storage", SERVER),
         ("550 5.4.1 Recipient address rejected: Access denied", SERVER),
@@ -159,7 +213,6 @@ ADDRESS, MAILBOX, SENDER, THROTTLE, SERVER, OTHER = (
         ("554 5.6.1 Body type not supported", OTHER),
         ("550 Requested action not taken: mailbox unavailable", OTHER),
         ("550 Administrative prohibition", OTHER),
-        ("550 Your account is suspended", OTHER),
         ("553 Requested action not taken: mailbox name not allowed", OTHER),
         ("554 delivery error: This user doesn't have an account here", OTHER),
     ],

@@ -48,6 +48,11 @@ def test_a_letter_arrives_with_its_envelope_and_the_reply_is_returned() -> None:
     assert (letter.mail_from, letter.rcpt_tos, letter.content) == (SENDER, [ANA], LETTER)
 
 
+def test_a_reply_that_is_kept_names_nobody() -> None:
+    with mail_server(MailServer({"DATA": ["250 2.0.0 queued for Ana@Example.com at example.com"]})) as server:
+        assert send(smtp_to(server.port)) == "250 2.0.0 queued for <address> at <domain>"
+
+
 def test_many_letters_share_one_connection() -> None:
     with mail_server() as server:
         mail = smtp_to(server.port)
@@ -236,12 +241,15 @@ def test_only_an_unknown_recipient_makes_an_address_dead(command: str, dead: boo
     [
         "550 5.1.1 <Ana@EXAMPLE.com>: no such user ana@example.com here",
         "550 5.1.1 Ana: no such user here",
+        "550 5.1.1 no such user, or no such domain as Example.com",
+        "550 5.1.1 no such user, says connect to mx1.example.com",
     ],
 )
 def test_errors_repeat_what_the_server_said_but_no_address(reply: str) -> None:
     with mail_server(MailServer({"RCPT": [reply]})) as server, pytest.raises(MailRefusedError) as failure:
         send(smtp_to(server.port))
     assert "ana" not in str(failure.value).lower()
+    assert "example.com" not in str(failure.value).lower()
     assert "no such user" in str(failure.value)
 
 
