@@ -15,7 +15,7 @@ from chaos.crowd import STORIES, Person
 from chaos.smtp import Accepted
 from chaos.stage import Stage
 
-REFUSAL = "answered 550 to the letter: 5.7.1"
+REFUSAL = "answered 554 to the letter: 5.6.0"
 """What the mail server says when it refuses for good, in the fault that does so."""
 
 

@@ -33,7 +33,7 @@ REPLIES = {
     "452_at_rcpt": "452 4.7.0 too much mail at once",
     "454_at_data": "454 4.7.0 throttling failure",
     "4yz_at_dot": "451 4.3.0 could not be stored",
-    "5yz_at_dot": "550 5.7.1 not wanted from this sender",
+    "5yz_at_dot": "554 5.6.0 this letter cannot be taken",
     "421_after_dot": "421 4.3.2 going down",
 }
 UNDECIDABLE = frozenset({CLOSED_TAKEN, CLOSED_LOST, SILENT_TAKEN, SILENT_LOST, "421_after_dot"})

@@ -102,7 +102,7 @@ def test_whatever_must_not_be_is_found(changes: dict[str, Any], complaint: str):
         {"messages": [a_letter(state="in_doubt")], "killed_workers": 1},
         {
             "messages": [
-                a_letter(state="failed", reason="the mail server answered 550 to the letter: 5.7.1 no")
+                a_letter(state="failed", reason="the mail server answered 554 to the letter: 5.6.0 no")
             ],
             "accepted": [],
         },

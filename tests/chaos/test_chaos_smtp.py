@@ -165,7 +165,7 @@ REFUSED: list[tuple[str, type[IntegrationError], str]] = [
     ("452_at_rcpt", MailDeferredError, "4.7.0"),
     ("454_at_data", MailDeferredError, "4.7.0"),
     ("4yz_at_dot", MailDeferredError, "4.3.0"),
-    ("5yz_at_dot", MailRefusedError, "5.7.1"),
+    ("5yz_at_dot", MailRefusedError, "5.6.0"),
     ("421_after_dot", MailInDoubtError, "421"),
     ("close_after_dot_lost", MailInDoubtError, ""),
     ("silent_after_dot_lost", MailInDoubtError, ""),
