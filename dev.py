@@ -16,7 +16,7 @@ UV_VERSION = "0.13.9"
 
 USAGE = """usage: python3 dev.py TASK [arguments]
 
-  install   make .venv from uv.lock; leaves .venv/bin/usher
+  install   make .venv from uv.lock; leaves .venv/bin/usher (install pdf: with reports as PDF, 84 MB more)
   demo      a community's day on embedded parts, shown letter by letter (--once: end by itself)
   run       web, worker and beat for real use, settings from .env
   test      the whole test suite (arguments go to pytest)
@@ -34,9 +34,9 @@ LINT = (
 )
 
 
-def install(*, development: bool) -> None:
+def install(*, development: bool, extras: tuple[str, ...] = ()) -> None:
     """Bring .venv to the state of uv.lock; costs nothing when it already is."""
-    kind = "dev" if development else "run"
+    kind = "-".join(("dev" if development else "run", *extras))
     stamp = VENV / f".installed-{kind}"
     wanted = hashlib.sha256((ROOT / "uv.lock").read_bytes() + sys.version.encode()).hexdigest()
     if stamp.is_file() and stamp.read_text() == wanted and PYTHON.exists():
@@ -55,7 +55,8 @@ def install(*, development: bool) -> None:
         ).returncode:
             pip = [str(PYTHON), "-m", "pip"]
         run([*pip, "install", "--quiet", "--disable-pip-version-check", f"uv=={UV_VERSION}"])
-    groups = ["--all-groups"] if development else ["--no-dev"]
+    groups = ["--all-groups", "--all-extras"] if development else ["--no-dev"]
+    groups += [f"--extra={extra}" for extra in extras]
     env = {**os.environ, "VIRTUAL_ENV": str(VENV), "UV_PROJECT_ENVIRONMENT": str(VENV)}
     # --inexact, or uv would remove itself from the environment it lives in.
     run([str(BIN / "uv"), "sync", "--frozen", "--inexact", "--quiet", "--python", str(PYTHON), *groups], env)
@@ -82,7 +83,10 @@ def main(arguments: list[str]) -> None:
     if task not in known:
         print(USAGE, file=sys.stderr)
         sys.exit(0 if task in ("-h", "--help", "help") else 2)
-    install(development=task in ("test", "lint", "check", "chaos", "bench"))
+    if task == "install" and (unknown := set(rest) - {"pdf"}):
+        sys.exit(f"install knows no {', '.join(sorted(unknown))}; there is only pdf")
+    development = task in ("test", "lint", "check", "chaos", "bench")
+    install(development=development, extras=tuple(rest) if task == "install" else ())
     env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
     if task in ("lint", "check"):
         os.chdir(ROOT)
