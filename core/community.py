@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NewType, TypeGuard
+from typing import Generic, NewType, TypeGuard, TypeVar
 
 SiteId = NewType("SiteId", str)
 """The tenant: Wix's app instance id, one for each site that installed the app."""
 GroupId = NewType("GroupId", str)
 MemberId = NewType("MemberId", str)
 
+
+T = TypeVar("T")
 
 LONGEST_ID = 200
 
@@ -45,6 +47,24 @@ class Group:
     members: int | None = None
     """How many, when Wix says so."""
     created_at: datetime | None = None
+    owner: MemberId | None = None
+    last_activity: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One of a group's rules, in its place."""
+
+    title: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One of the questions that a private group asks whoever wants to join, in its place."""
+
+    text: str
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +86,26 @@ class Member:
     first_name: str = field(default="", repr=False)
     nickname: str = field(default="", repr=False)
     language: str = ""
+    last_name: str = field(default="", repr=False)
+    contact: str = ""
+    """The id of their contact; not always the member's own."""
+    private: bool | None = None
+    """Whoever adds a member with a private profile to a group only invites them; None when Wix does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody whom a list of people may mean. `member` None: a contact without an account, whom no group can take.
+
+    `emails` are in lower case, `phones` in E.164 as far as Wix has them so.
+    """
+
+    contact: str
+    member: Member | None = field(repr=False)
+    emails: frozenset[str] = field(default=frozenset(), repr=False)
+    phones: frozenset[str] = field(default=frozenset(), repr=False)
+    first_name: str = field(default="", repr=False)
+    last_name: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +124,11 @@ class Subscription:
     """UNKNOWN, NOT_SET, PENDING, SUBSCRIBED, UNSUBSCRIBED."""
     deliverability: str = "NOT_SET"
     """NOT_SET, VALID, BOUNCED, SPAM_COMPLAINT, INACTIVE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice(Generic[T]):
+    """One page of a list that is read over many transactions. `next_offset` None: this was the last one."""
+
+    items: tuple[T, ...]
+    next_offset: int | None

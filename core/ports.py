@@ -6,7 +6,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Protocol
 
-from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
+from core.community import (
+    Answer,
+    Group,
+    GroupId,
+    Member,
+    MemberId,
+    Membership,
+    Person,
+    Question,
+    Rule,
+    Site,
+    SiteId,
+    Slice,
+    Subscription,
+)
 from core.gate import Clearance
 
 
@@ -68,6 +82,44 @@ class WixPort(Protocol):
         self, site: SiteId, email: str, *, status: str = "", deliverability: str = ""
     ) -> None:
         """Tell Wix what a reader or a mail server told us, in the words of Subscription; again is harmless."""
+
+    def groups_page(self, site: SiteId, offset: int) -> Slice[Group]:
+        """Up to a hundred groups; one call. Of a list that changes meanwhile rows may come twice, or not at all."""
+
+    def group_members_page(
+        self, site: SiteId, group: GroupId, offset: int
+    ) -> Slice[tuple[MemberId, Membership]]:
+        """Up to a hundred of those who are in, newest first; one call. NotFoundError for a group Wix does not know."""
+
+    def find_people(
+        self,
+        site: SiteId,
+        *,
+        contacts: Iterable[str] = (),
+        emails: Iterable[str] = (),
+        phones: Iterable[str] = (),
+        names: Iterable[tuple[str, str]] = (),
+    ) -> tuple[Person, ...]:
+        """Everybody who has one of these contact ids, addresses, phones (E.164) or names (first and last, or a nickname
+        and ""), each once. Who of them is meant is for core.people to say."""
+
+    def create_group(
+        self, site: SiteId, name: str, *, privacy: str, creator: MemberId, description: str = ""
+    ) -> Group:
+        """Not idempotent: look first whether it is there."""
+
+    def add_group_members(self, site: SiteId, group: GroupId, members: Iterable[MemberId]) -> None:
+        """Up to a hundred. Who has a private profile is only invited; the list of members says who is in."""
+
+    def list_rules(self, site: SiteId, group: GroupId) -> tuple[Rule, ...]: ...
+
+    def replace_rules(self, site: SiteId, group: GroupId, rules: Iterable[Rule]) -> None:
+        """All of them at once; again is harmless, and Wix tells of it each time (group_rules_updated)."""
+
+    def list_questions(self, site: SiteId, group: GroupId) -> tuple[Question, ...]: ...
+
+    def replace_questions(self, site: SiteId, group: GroupId, questions: Iterable[Question]) -> None:
+        """All of them at once; they get new ids, so that earlier answers belong to no question any more."""
 
 
 class MailPort(Protocol):

@@ -149,8 +149,22 @@ messages = sa.Table(
     sa.Index(
         "ix_messages_due",
         "next_at",
-        sqlite_where=sa.text("state IN ('planned', 'deferred', 'sending')"),
-        postgresql_where=sa.text("state IN ('planned', 'deferred', 'sending')"),
+        sqlite_where=sa.text("state IN ('planned', 'deferred', 'sending') AND job IS NULL"),
+        postgresql_where=sa.text("state IN ('planned', 'deferred', 'sending') AND job IS NULL"),
+    ),
+    sa.Index(
+        "ix_messages_job_due",
+        "job",
+        "next_at",
+        sqlite_where=sa.text("state IN ('planned', 'deferred', 'sending') AND job IS NOT NULL"),
+        postgresql_where=sa.text("state IN ('planned', 'deferred', 'sending') AND job IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_messages_job",
+        "job",
+        "id",
+        sqlite_where=sa.text("job IS NOT NULL"),
+        postgresql_where=sa.text("job IS NOT NULL"),
     ),
     # One person in two groups, or with two member ids, gets one letter of a job: whoever is marked first.
     sa.Index(
@@ -248,4 +262,98 @@ heartbeats = sa.Table(
     metadata,
     sa.Column("name", sa.String(200), primary_key=True),
     sa.Column("seen_at", UtcDateTime, nullable=False),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("site", sa.String(200), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("params", sa.JSON, nullable=False),
+    sa.Column("who", sa.String(200), nullable=False),
+    sa.Column("idempotency_key", sa.String(200)),
+    sa.Column("request_hash", sa.String(64)),
+    *_work_columns(),
+    sa.Column("phase", sa.String(16), nullable=False),
+    sa.Column("cursor", sa.JSON, nullable=False),  # where in its phase it is
+    sa.Column("plan", sa.JSON, nullable=False),  # what its preview found out
+    sa.Column("cost", sa.JSON),
+    sa.Column("confirm_token", sa.String(64)),
+    sa.Column("later_group", sa.String(200)),  # whoever joins it later is written to as well
+    sa.Column("wix_calls", sa.Integer, nullable=False, default=0),
+    sa.Column("result", sa.JSON),
+    sa.Column("error", sa.Text),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("confirmed_at", UtcDateTime),
+    sa.Column("finished_at", UtcDateTime),
+    sa.UniqueConstraint("who", "idempotency_key"),
+    sa.Index("ix_jobs_page", "created_at", "id"),
+    sa.Index(
+        "ix_jobs_later",
+        "site",
+        "later_group",
+        sqlite_where=sa.text("later_group IS NOT NULL"),
+        postgresql_where=sa.text("later_group IS NOT NULL"),
+    ),
+    sa.Index("ix_jobs_due", "next_at"),
+)
+
+job_items = sa.Table(
+    "job_items",
+    metadata,
+    sa.Column("job", sa.String(32), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("site", sa.String(200), nullable=False),
+    sa.Column("group_id", sa.String(200)),
+    sa.Column("member", sa.String(200)),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("next_at", UtcDateTime),
+    sa.Column("data", sa.JSON, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Index("ix_job_items_state", "job", "state", "number"),
+    sa.Index("ix_job_items_member", "site", "member", "group_id"),
+)
+
+api_tokens = sa.Table(
+    "api_tokens",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False, unique=True),  # SHA-256 of what the holder shows
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("sites", sa.JSON, nullable=False),  # ["*"]: all
+    sa.Column("groups", sa.JSON, nullable=False),  # of a group's admin
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("expires_at", UtcDateTime),
+    sa.Column("revoked_at", UtcDateTime),
+    sa.Column("last_used_at", UtcDateTime),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("who", sa.String(200), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("site", sa.String(200)),
+    sa.Column("object", sa.String(250), nullable=False),
+    sa.Column("before", sa.JSON),
+    sa.Column("after", sa.JSON),
+    sa.Index("ix_audit_page", "at", "id"),
+    sa.Index("ix_audit_object", "object"),
+)
+
+group_days = sa.Table(
+    "group_days",
+    metadata,
+    sa.Column("site", sa.String(200), primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("group_id", sa.String(200), primary_key=True),
+    sa.Column("members", sa.Integer),
+    sa.Column("read_at", UtcDateTime, nullable=False),
 )
