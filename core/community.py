@@ -128,7 +128,9 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Slice(Generic[T]):
-    """One page of a list that is read over many transactions. `next_offset` None: this was the last one."""
+    """One page of a list that is read over many transactions. `next_offset` None: this was the last one. `total` as Wix
+    says it; None when it does not."""
 
     items: tuple[T, ...]
     next_offset: int | None
+    total: int | None = None

@@ -5,11 +5,13 @@ import base64
 import binascii
 import json
 import random
+import re
 import secrets
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from math import ceil
 from typing import Any
 
@@ -39,6 +41,8 @@ from sandbox.query import ENUM, GUID, ORDERED, TEXT, Fields, compile_filter, nar
 from sandbox.switches import Switches
 
 MAX_ANSWER_IDS = 500
+ABOUT = re.compile(rb'"([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[^"@\s]+@[^"@\s]+)"')
+NEVER = datetime.min.replace(tzinfo=UTC)
 HANG_S = 90.0  # longer than any client should wait
 RETRY_AFTER_S = 1  # of a 429 that is a failure, not the rate limit
 ERROR_PAGE = "<!doctype html><html><head><title>Wix.com</title></head><body><h1>Something went wrong</h1></body></html>"
@@ -190,6 +194,24 @@ def system_error(status: int) -> ApiError:
     return ApiError(status, NOTHING_SAID)
 
 
+REFUSALS = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ALREADY_EXISTS",
+    428: "FAILED_PRECONDITION",
+}
+
+
+def group_error(switches: Switches, status: int) -> ApiError:
+    """What calls about one of the `failing_groups` are answered."""
+    if status == 429:
+        return rate_limit_error(switches, RETRY_AFTER_S)
+    if status >= 500:
+        return system_error(status)
+    return application_error(status, REFUSALS.get(status, "INVALID_ARGUMENT"), "Not for this group")
+
+
 def rate_limit_error(switches: Switches, wait_s: float) -> ApiError:
     headers = {"retry-after": str(ceil(wait_s))} if switches.retry_after else {}
     return application_error(429, "RESOURCE_EXHAUSTED", "Rate limit exceeded", headers)
@@ -318,7 +340,7 @@ GROUP_FIELDS = Fields(
         "title": lambda g: g.name,
         "createdDate": lambda g: g.created,
         "membersCount": lambda g: len(g.members),
-        "recentActivityDate": lambda g: g.last_activity,
+        "recentActivityDate": lambda g: g.last_activity or NEVER,
     },
 )
 
@@ -631,9 +653,12 @@ MEMBER_FIELDS = Fields(
 
 
 def query_members(call: Call) -> Json:
-    condition = call.object("query").get("filter")
-    by_id = condition.get("id") if isinstance(condition, dict) else None
-    candidates = narrowed(call.community.members, by_id)
+    community, condition = call.community, call.object("query").get("filter")
+    candidates: Iterable[Member] = community.members.values()
+    if isinstance(condition, dict) and "id" in condition:
+        candidates = narrowed(community.members, condition["id"])
+    elif isinstance(condition, dict) and "contactId" in condition:
+        candidates = narrowed(community.members_by_contact, condition["contactId"])
     rows, paging = call.found(candidates, MEMBER_FIELDS, lambda _: 0)
     return member_page(call, rows, paging, fieldset(call.body.get("fieldsets")))
 
@@ -698,6 +723,7 @@ def contact_fields(community: Community) -> tuple[Fields, Fields]:
         return (primary(contact) or "").lower() or None
 
     e164 = (lambda c: c.phone or None, TEXT)
+    plain = (lambda c: tuple(phone.removeprefix("+1") for phone in c.phones), TEXT)
     emails = (lambda c: tuple(c.emails), TEXT)
     v4: dict[str, Any] = {
         "id": (lambda c: c.id, ORDERED),
@@ -705,10 +731,10 @@ def contact_fields(community: Community) -> tuple[Fields, Fields]:
         "updatedDate": (lambda c: c.updated, ORDERED),
         "primaryInfo.email": (primary, TEXT),
         "primaryEmail.email": (primary, TEXT),
-        "primaryInfo.phone": e164,
+        "primaryInfo.phone": (lambda c: c.phone.removeprefix("+1") or None, TEXT),
         "primaryPhone.e164Phone": e164,
-        "info.phones.e164Phone": e164,
-        "info.phones.phone": (lambda c: (c.phone.removeprefix("+1"),) if c.phone else (), TEXT),
+        "info.phones.e164Phone": (lambda c: tuple(c.phones), TEXT),
+        "info.phones.phone": plain,
         "info.emails.email": emails,
         "info.name.first": (lambda c: c.first, TEXT),
         "info.name.last": (lambda c: c.last, TEXT),
@@ -720,6 +746,7 @@ def contact_fields(community: Community) -> tuple[Fields, Fields]:
         "info.extendedFields.members.membershipStatus": (member("status"), ENUM),
     }
     words = TEXT | {"$nin"}
+    several = frozenset({"$hasSome", "$hasAll", "$exists", "$startsWith"})
     v5: dict[str, Any] = {
         "id": (lambda c: c.id, frozenset({"$eq", "$in", "$ne", "$nin"})),
         "email.email": (lower, words),
@@ -730,10 +757,9 @@ def contact_fields(community: Community) -> tuple[Fields, Fields]:
         "memberInfo.email": (member("email"), words),
         "memberInfo.memberId": (member("id"), words - {"$startsWith"}),
         "memberInfo.profileInfo.nickname": (member("nickname"), words),
-        "additionalEmails.email": (
-            lambda c: tuple(c.emails[1:]),
-            frozenset({"$hasSome", "$hasAll", "$exists", "$startsWith"}),
-        ),
+        "additionalEmails.email": (lambda c: tuple(c.emails[1:]), several),
+        "additionalPhones.phone": (lambda c: tuple(c.other_phones), several),
+        "additionalPhones.e164": (lambda c: tuple(c.other_phones), several),
     }
     sorts: dict[str, Callable[[Any], Any]] = {
         "createdDate": lambda c: c.created,
@@ -1053,8 +1079,15 @@ def _asgi(sandbox: Sandbox, endpoint: Endpoint) -> Callable[[Request], Awaitable
             status = 0 if broken in ("hang", "reset") else 200
             response = _broken(broken, exc.answer)
         response.headers.update(headers)
+        about = ABOUT.search(await request.body())
         sandbox.record_call(
-            endpoint.name, request.method, request.url.path, status, identity.kind if identity else "", broken
+            endpoint.name,
+            request.method,
+            request.url.path,
+            status,
+            identity.kind if identity else "",
+            broken,
+            about[1].decode() if about else "",
         )
         return response
 
@@ -1122,6 +1155,8 @@ async def _answer(sandbox: Sandbox, endpoint: Endpoint, request: Request, identi
         refused = service in switches.refuse_app_tokens if identity.kind == "APP" else service == "app"
         if refused:
             raise application_error(403, "PERMISSION_DENIED", "Missing permission")
+    if status := switches.failing_groups.get(request.path_params.get("groupId", "").lower()):
+        raise group_error(switches, status)
     failure = sandbox.unlucky()
     # What has no effect is answered first, so that there is something to break.
     early = isinstance(failure, int) or endpoint.kind == WRITE

@@ -10,7 +10,7 @@ import secrets
 import unicodedata
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -82,6 +82,11 @@ class Contact:
     created: datetime
     updated: datetime
     revision: int = 3
+    other_phones: list[str] = field(default_factory=list)
+
+    @property
+    def phones(self) -> list[str]:
+        return [self.phone, *self.other_phones] if self.phone else self.other_phones
 
 
 @dataclass(repr=False)
@@ -110,7 +115,7 @@ class Member:
             "contact": {
                 "firstName": contact.first,
                 "lastName": contact.last,
-                "phones": [contact.phone] if contact.phone else [],
+                "phones": contact.phones,
                 "emails": contact.emails,
                 "addresses": [],
                 "customFields": {},
@@ -192,7 +197,7 @@ class Group:
     owner_id: str
     created: datetime
     updated: datetime
-    last_activity: datetime
+    last_activity: datetime | None  # None: nothing ever happened
     description: str = ""
     teaser: str = ""
     member_title: str = "Members"
@@ -217,7 +222,7 @@ class Group:
             "ownerId": self.owner_id,
             "createdDate": seconds(self.created),
             "updatedDate": seconds(self.updated),
-            "lastActivityDate": seconds(self.last_activity),
+            **({"lastActivityDate": seconds(self.last_activity)} if self.last_activity else {}),
             **({"teaser": self.teaser} if self.teaser else {}),
         }
 
@@ -266,6 +271,7 @@ class Community:
         self.group_requests: dict[str, GroupRequest] = {}
         self.actor: Json = self.site.owner()  # whoever causes the coming changes
         self.self_service_events = False  # report joining, leaving and cancelling, which Wix does not publish
+        self.unreported = False  # what happens now leaves no events
         self.now = now
         self._events: list[Event] = []
         self._sequence: Counter[str] = Counter()
@@ -283,6 +289,8 @@ class Community:
         *,
         email: str = "",
         phone: str = "",
+        other_emails: Sequence[str] = (),
+        other_phones: Sequence[str] = (),
         language: str = "en",
         contact_id: str = "",
         created: datetime | None = None,
@@ -291,8 +299,9 @@ class Community:
             id=self._new_id(contact_id, self.contacts, "contact"),
             first=first,
             last=last,
-            emails=[email] if email else [],
+            emails=[*([email] if email else []), *other_emails],
             phone=phone,
+            other_phones=list(other_phones),
             language=language,
             created=created or self.now(),
             updated=created or self.now(),
@@ -369,13 +378,14 @@ class Community:
         record = self.subscriptions.setdefault(email.lower(), fresh)
         record.status, record.updated = status or record.status, now
         record.deliverability = deliverability or record.deliverability
-        self._events.append(
-            Event(
-                "com.wixpress.emailsubscriptions.v1.EmailSubscriptionChanged",
-                {"subscription": record.wire()},
-                None,
+        if not self.unreported:
+            self._events.append(
+                Event(
+                    "com.wixpress.emailsubscriptions.v1.EmailSubscriptionChanged",
+                    {"subscription": record.wire()},
+                    None,
+                )
             )
-        )
         return record
 
     # Groups
@@ -646,7 +656,6 @@ class Community:
         }
         member = self.members_by_contact.get(contact.id)
         number = phone_parts(contact.phone)
-        phone_item = {key: value for key, value in number.items() if key != "formattedPhone"}
         extended = {"members.membershipStatus": member.status} if member else {}
         if email:
             extended |= {f"emailSubscriptions.{name}": value for name, value in consent.items()}
@@ -656,8 +665,15 @@ class Community:
             {"id": str(uuid.uuid5(uuid.NAMESPACE_URL, e)), "tag": "MAIN", "email": e, "primary": e == email}
             for e in contact.emails
         ]
-        phone_id = str(uuid.uuid5(uuid.NAMESPACE_URL, contact.phone))
-        phones = [{"id": phone_id, "tag": "MOBILE", **phone_item, "primary": True}] if number else []
+        phones = [
+            {
+                "id": str(uuid.uuid5(uuid.NAMESPACE_URL, phone)),
+                "tag": "MOBILE",
+                **{key: value for key, value in phone_parts(phone).items() if key != "formattedPhone"},
+                "primary": phone == contact.phone,
+            }
+            for phone in contact.phones
+        ]
         return {
             "id": contact.id,
             "revision": contact.revision,
@@ -705,9 +721,13 @@ class Community:
                 },
                 "deliverabilityStatus": record.deliverability if record else "NOT_SET",
             }
-        if number := phone_parts(contact.phone):
-            shown = number["formattedPhone"]
-            wire["phone"] = {"tag": "MOBILE", "phone": shown, "e164": number["e164Phone"]}
+        phones = [
+            {"tag": "MOBILE", "phone": parts["formattedPhone"], "e164": parts["e164Phone"]}
+            for parts in map(phone_parts, contact.phones)
+        ]
+        if contact.phone:
+            wire["phone"] = phones.pop(0)
+        wire["additionalPhones"] = phones
         if member:
             wire["memberInfo"] = {
                 "memberId": member.id,
@@ -834,6 +854,8 @@ class Community:
         deleted: Json | None = None,
         erasure: bool = False,
     ) -> None:
+        if self.unreported:
+            return
         if entity is not None:
             content: Json = {"createdEvent": {"entity": entity}}
         elif current is not None:
@@ -853,8 +875,8 @@ class Community:
         }
         self._events.append(Event(f"{fqdn}_{slug}", data, self.actor))
 
-    def _new_id(self, wanted: str, taken: Iterable[str], what: str) -> str:
-        if wanted and wanted in set(taken):
+    def _new_id(self, wanted: str, taken: Container[str], what: str) -> str:
+        if wanted and wanted in taken:
             raise ConflictError(f"{what} {wanted} exists already")
         return wanted or str(uuid.uuid4())
 

@@ -123,8 +123,10 @@ def release_deliveries(sandbox: Sandbox, _request: Request, body: Any) -> Json:
     return {"released": sandbox.sender.release(None if numbers is None else set(numbers))}
 
 
-def get_calls(sandbox: Sandbox, _request: Request, _body: Any) -> Json:
-    return {"counts": dict(sandbox.call_counts), "calls": list(sandbox.calls)}
+def get_calls(sandbox: Sandbox, request: Request, _body: Any) -> Json:
+    after = _number_after(request)
+    calls = [call for call in sandbox.calls if call["n"] > after]
+    return {"counts": dict(sandbox.call_counts), "calls": calls}
 
 
 def delete_calls(sandbox: Sandbox, _request: Request, _body: Any) -> Json:
@@ -195,15 +197,20 @@ def patch_mail(sandbox: Sandbox, _request: Request, body: Any) -> Json:
 
 def get_mail(sandbox: Sandbox, request: Request, _body: Any) -> Any:
     """Letters in the order they came, after number `after`, to the address `to`."""
-    after = request.query_params.get("after", "0")
-    if not after.isdigit():
-        raise InputError("after: expected a number")
+    after = _number_after(request)
     to = request.query_params.get("to", "").lower()
     return [
         letter.wire()
         for letter in sandbox.mail.letters.values()
-        if letter.number > int(after) and (not to or to in map(str.lower, letter.rcpt_to))
+        if letter.number > after and (not to or to in map(str.lower, letter.rcpt_to))
     ]
+
+
+def _number_after(request: Request) -> int:
+    after = request.query_params.get("after", "0")
+    if not after.isdigit():
+        raise InputError("after: expected a number")
+    return int(after)
 
 
 def delete_mail(sandbox: Sandbox, _request: Request, _body: Any) -> Json:

@@ -145,13 +145,21 @@ class Sandbox:
         return 0
 
     def record_call(
-        self, endpoint: str, method: str, path: str, status: int, identity: str, broken: str = ""
+        self,
+        endpoint: str,
+        method: str,
+        path: str,
+        status: int,
+        identity: str,
+        broken: str = "",
+        about: str = "",
     ) -> None:
-        """`status` 0: none was sent."""
+        """`status` 0: none was sent. `about`: the first id or address of the body."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.call_counts[endpoint] += 1
         self.calls.append(
             {
+                "n": self.call_counts.total(),
                 "at": at,
                 "endpoint": endpoint,
                 "method": method,
@@ -159,6 +167,7 @@ class Sandbox:
                 "status": status,
                 "identity": identity,
                 "broken": broken,
+                "about": about,
             }
         )
 

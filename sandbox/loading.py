@@ -25,6 +25,9 @@ from sandbox.reading import InputError, Reader, answers_of
 
 DEFAULT_COMMUNITY = Path(__file__).with_name("community.json")
 MEMBER_STATUSES = ("PENDING", "APPROVED", "BLOCKED", "OFFLINE")
+UNHEARD_OF = "SOMETHING_NEW"
+"""Stands for whatever Wix may come to say of a subscription."""
+NEVER = "never"
 REQUEST_STATUSES = ("PENDING", "APPROVED", "REJECTED", "CANCELED")
 
 
@@ -40,6 +43,7 @@ def load_community(data: Any, *, now: Callable[[], datetime]) -> Community:
     """Loading is not happening: it leaves no events. Without an id, the same name gets the same id again."""
     reader = Reader(data, "community")
     community = Community(_read_site(Reader(reader.mapping("site"), "site")), now=now)
+    community.unreported = True
     past = now() - timedelta(days=90)
     try:
         for row in reader.rows("members"):
@@ -51,8 +55,11 @@ def load_community(data: Any, *, now: Callable[[], datetime]) -> Community:
             _load_group(community, row, past)
         for email, value in reader.mapping("subscriptions").items():
             _load_subscription(community, email, value)
+        named: dict[str, Group] = {}
         for index, row in enumerate(reader.rows("memberships")):
-            _load_membership(community, row, past + timedelta(minutes=index))
+            _load_membership(community, row, past + timedelta(minutes=index), named)
+        for group in community.groups.values():  # in the order of joining, which lists then need not make
+            group.members = dict(sorted(group.members.items(), key=lambda item: item[1].joined))
         for row in reader.rows("join_requests"):
             _load_join_request(community, row)
         for row in reader.rows("group_requests"):
@@ -63,7 +70,7 @@ def load_community(data: Any, *, now: Callable[[], datetime]) -> Community:
     except CommunityError as exc:
         raise InputError(f"community: {exc}") from exc
     reader.end()
-    community.take_events()
+    community.unreported = False
     return community
 
 
@@ -113,6 +120,8 @@ def _load_contact(
         last,
         email=email,
         phone=row.text("phone", ""),
+        other_emails=row.texts("other_emails"),
+        other_phones=row.texts("other_phones"),
         language=row.text("language", "en"),
         contact_id=contact_id or _same_id(f"contact of a {what}", same),
         created=row.moment("created", past),
@@ -148,7 +157,8 @@ def _load_group(community: Community, row: Reader, past: datetime) -> None:
         group_id=row.guid("id") or _same_id("group", name),
         created=row.moment("created", past),
     )
-    group.last_activity = row.moment("last_activity", group.created)
+    active = row.text("last_activity", "") != NEVER and row.moment("last_activity", group.created)
+    group.last_activity = active or None
     for question in row.rows("questions"):
         text, required = question.text("text"), question.flag("required")
         question_id = question.guid("id") or _same_id("question", f"{group.id}/{text}")
@@ -163,18 +173,19 @@ def _load_group(community: Community, row: Reader, past: datetime) -> None:
 def _load_subscription(community: Community, email: str, value: Any) -> None:
     where = f"community.subscriptions.{email}"
     reader = Reader({"status": value} if isinstance(value, str) else value, where)
-    community.set_subscription(
-        email,
-        reader.choice("status", SUBSCRIPTION_STATUSES, "NOT_SET"),
-        reader.choice("deliverability", DELIVERABILITY_STATUSES, "NOT_SET"),
-        subscription_id=reader.guid("id") or _same_id("subscription", email.lower()),
+    strange = ("UNKNOWN", UNHEARD_OF)
+    record = community.set_subscription(
+        email, subscription_id=reader.guid("id") or _same_id("subscription", email.lower())
     )
+    record.status = reader.choice("status", (*SUBSCRIPTION_STATUSES, *strange), "NOT_SET")
+    record.deliverability = reader.choice("deliverability", (*DELIVERABILITY_STATUSES, *strange), "NOT_SET")
     reader.end()
 
 
-def _load_membership(community: Community, row: Reader, joined: datetime) -> None:
-    """One membership, or several with `members`."""
-    group = find_group(community, row.text("group"), row.where)
+def _load_membership(community: Community, row: Reader, joined: datetime, named: dict[str, Group]) -> None:
+    """One membership, or several with `members`. `named` remembers groups that were looked up already."""
+    ref = row.text("group")
+    group = named.get(ref) or named.setdefault(ref, find_group(community, ref, row.where))
     refs = row.texts("members") or [row.text("member")]
     joined, role = row.moment("joined", joined), row.choice("role", ("MEMBER", "ADMIN"), "MEMBER")
     answers = _answers_by_id(group, row)

@@ -1,11 +1,16 @@
 """How this stand-in behaves where Wix is undocumented, misbehaves or changed over the years."""
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from sandbox.reading import GUID
+
 CHOICES: dict[str, frozenset[Any]] = {
-    "refuse_app_tokens": frozenset({"questions", "answers", "rules", "group_requests", "memberships"}),
+    "refuse_app_tokens": frozenset(
+        {"questions", "answers", "rules", "group_requests", "memberships", "contacts_v5"}
+    ),
     "member_id_key": frozenset({"memberId", "siteMemberId"}),
     "event_bodies": frozenset({"object", "json"}),
     "subscriptions_key": frozenset({"subscriptions", "email_subscriptions"}),
@@ -38,6 +43,7 @@ class Switches:
     failure_rate: float = 0.0  # share of calls that fail, 0 to 1; how: drawn from the two below
     failure_statuses: tuple[int, ...] = (500, 503, 504)
     broken_answers: tuple[str, ...] = ()  # answers that no client can read, or none at all
+    failing_groups: Mapping[str, int] = field(default_factory=dict)  # by id: the status of calls about it
     failures_after_effect: bool = False  # the call takes effect, only its answer is lost
     latency_s: float = 0.0
     consistency_delay_s: float = 0.0  # how far query and search lag behind
@@ -61,6 +67,8 @@ def patched(switches: Switches, changes: dict[str, Any]) -> Switches:
 
 
 def _read(name: str, value: Any) -> Any:
+    if name == "failing_groups":
+        return _statuses_by_group(value)
     default = getattr(Switches, name)
     match default:
         case bool():
@@ -82,3 +90,12 @@ def _read(name: str, value: Any) -> Any:
         return tuple(value)
     known = "statuses from 400 to 599" if name == "failure_statuses" else ", ".join(sorted(CHOICES[name]))
     raise SwitchError(f"{name}: expected a list of {known}")
+
+
+def _statuses_by_group(value: Any) -> dict[str, int]:
+    statuses = CHOICES["failure_statuses"]
+    if isinstance(value, dict) and all(
+        GUID.fullmatch(id_) and type(status) is int and status in statuses for id_, status in value.items()
+    ):
+        return {id_.lower(): status for id_, status in value.items()}
+    raise SwitchError("failing_groups: expected an object of group ids, each with a status from 400 to 599")

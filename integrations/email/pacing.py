@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from core.pacing import Limits, Window, window
+from integrations.cache import ExpiringCache
 from integrations.shared import SharedRedis
-from integrations.wix.cache import ExpiringCache
 
 log = logging.getLogger(__name__)
 
@@ -229,10 +229,13 @@ class Pacer:
         self._moments: ExpiringCache[str, deque[float]] = ExpiringCache(self._seconds)
         self._day_sums: ExpiringCache[str, list[float]] = ExpiringCache(self._seconds)
 
-    def room(self, most: int, within_s: float = 0.0) -> tuple[int, float]:
+    def room(self, most: int, within_s: float = 0.0, *, share: float = 1.0) -> tuple[int, float]:
         """How many letters of this sender may go now, or within so many seconds, `most` at most (above 0); when none
-        may, the seconds until one may. Reserves nothing, and knows nothing of domains."""
-        sender = self._sender()
+        may, the seconds until one may. Reserves nothing, and knows nothing of domains. `share`: of a minute's and a
+        day's letters, what is not left to others."""
+        a_second, *longer = self._sender()
+        a_minute, a_day = (limit and limit.share(share) for limit in longer)
+        sender = (a_second, a_minute, a_day)
         if not any(sender):
             return most, 0.0
         keys = _keys(self._key)

@@ -16,8 +16,8 @@ from redis import Redis
 from redis.lock import Lock
 
 from core.community import SiteId
+from integrations.cache import ExpiringCache
 from integrations.shared import SharedRedis
-from integrations.wix.cache import ExpiringCache
 
 EARLY_S = 300.0  # a token is replaced so long before its end
 WAIT_S = 3.0  # for another worker that is getting the token; then we get one ourselves

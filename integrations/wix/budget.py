@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from core.community import SiteId
 from core.errors import RetryableError
+from integrations.cache import ExpiringCache
 from integrations.shared import SharedRedis
-from integrations.wix.cache import ExpiringCache
 
 log = logging.getLogger(__name__)
 

@@ -20,15 +20,29 @@ from typing import Any, TypeVar
 import httpx
 from redis import Redis
 
-from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
+from core.community import (
+    Answer,
+    Group,
+    GroupId,
+    Member,
+    MemberId,
+    Membership,
+    Person,
+    Question,
+    Rule,
+    Site,
+    SiteId,
+    Slice,
+    Subscription,
+)
 from core.errors import ForbiddenError, NotFoundError, PermanentError, RetryableError
 from core.ports import WixPort
+from integrations.cache import ExpiringCache
 from integrations.shared import SharedRedis
 from integrations.wix import protocol
 from integrations.wix.auth import Tokens
 from integrations.wix.budget import Budget
-from integrations.wix.cache import ExpiringCache
-from integrations.wix.protocol import Call, ConflictError, Page, UnauthorizedError
+from integrations.wix.protocol import Call, ConflictError, Look, Page, UnauthorizedError, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -230,6 +244,115 @@ class WixClient(WixPort):
     ) -> None:
         call = protocol.set_subscription(email, status, deliverability)
         protocol.require_taken(self._ask(site, call), "subscription")
+
+    def groups_page(self, site: SiteId, offset: int) -> Slice[Group]:
+        page = protocol.read_groups(self._ask(site, protocol.list_groups(offset)))
+        return Slice(tuple(dict(page.items).values()), page.next_offset(offset), page.total or None)
+
+    def group_members_page(
+        self, site: SiteId, group: GroupId, offset: int
+    ) -> Slice[tuple[MemberId, Membership]]:
+        page = protocol.read_group_members(self._ask(site, protocol.list_group_members(group, offset)))
+        return Slice(tuple(dict(page.items).items()), page.next_offset(offset), page.total or None)
+
+    def find_people(
+        self,
+        site: SiteId,
+        *,
+        contacts: Iterable[str] = (),
+        emails: Iterable[str] = (),
+        phones: Iterable[str] = (),
+        names: Iterable[tuple[str, str]] = (),
+    ) -> tuple[Person, ...]:
+        """By Contacts v5; where Wix does not let us, by members and Contacts v4 for some minutes."""
+        wanted = protocol.people_wanted(contacts, emails, phones, names)
+        found: dict[str, Person] = {}
+        if not self._refused.get((site, "find_people")):
+            try:
+                self._find(site, protocol.BY_SEARCH, wanted, found)
+                return tuple(found.values())
+            except PermanentError as exc:
+                log.info("wix.search_refused", extra={"site": site, "error": str(exc)})
+                self._refused.put((site, "find_people"), True, REFUSED_S)
+        self._find(site, protocol.BY_QUERIES, wanted, found)
+        for batch in protocol.batches(person.contact for person in found.values() if person.member is None):
+            call_at = partial(protocol.query_members_by, {"contactId": {"$in": batch}})
+            for contact, person in self._walk(
+                site, call_at, protocol.read_people_of_members, expected=len(batch)
+            ):
+                found[contact] = protocol.merged(found[contact], person) if contact in found else person
+        return tuple(found.values())
+
+    def _find(
+        self, site: SiteId, stages: Iterable[tuple[Look, ...]], wanted: Wanted, found: dict[str, Person]
+    ) -> None:
+        """Put into `found`, by contact, everybody who answers something wanted; what is answered leaves `wanted`."""
+        for stage in stages:
+            answered: set[str] = set()
+            asked = wanted[stage[0].by]
+            for look in stage:
+                for condition in look.conditions(wanted):
+                    for contact, person in self._look(site, look, condition):
+                        if answers := protocol.keys_of(person, look.by) & asked.keys():
+                            answered |= answers
+                            found[contact] = protocol.merged(found.get(contact, person), person)
+            for key in answered:
+                del asked[key]
+
+    def _look(
+        self, site: SiteId, look: Look, condition: Mapping[str, Mapping[str, list[str]]]
+    ) -> Iterator[tuple[str, Person]]:
+        if look.where == "members":
+            query = partial(protocol.query_members_by, condition)
+            most = len(condition[look.fields[0]][look.operator]) if look.one_each else None
+            return self._walk(site, query, protocol.read_people_of_members, expected=most)
+        if look.where == "contacts":
+            query = partial(protocol.query_contacts, condition)
+            return self._walk(site, query, protocol.read_people_of_contacts)
+        return self._search(site, condition)
+
+    def _search(self, site: SiteId, condition: Mapping[str, object]) -> Iterator[tuple[str, Person]]:
+        """As _walk, along the cursors that Wix hands out."""
+        seen: set[str] = set()
+        cursor = ""
+        while True:
+            page, cursor = protocol.read_people_of_search(
+                self._ask(site, protocol.search_contacts(condition, cursor))
+            )
+            new = {key: value for key, value in page.items if key not in seen}
+            yield from new.items()
+            seen |= new.keys()
+            if not new or not cursor:
+                return
+
+    def create_group(
+        self, site: SiteId, name: str, *, privacy: str, creator: MemberId, description: str = ""
+    ) -> Group:
+        call = protocol.create_group(name, privacy, creator, description)
+        return protocol.read_new_group(self._ask(site, call))
+
+    def add_group_members(self, site: SiteId, group: GroupId, members: Iterable[MemberId]) -> None:
+        for batch in protocol.batches(members):
+            try:
+                protocol.require_taken(self._ask(site, protocol.add_group_members(group, batch)), "members")
+            except ConflictError:
+                # Perhaps somebody is in already: what Wix says then is not documented.
+                inside = {member for member, _ in self.list_group_members(site, group)}
+                if not inside & set(batch):
+                    raise
+                self.add_group_members(site, group, [member for member in batch if member not in inside])
+
+    def list_rules(self, site: SiteId, group: GroupId) -> tuple[Rule, ...]:
+        return protocol.read_rules(self._ask(site, protocol.list_rules(group)))
+
+    def replace_rules(self, site: SiteId, group: GroupId, rules: Iterable[Rule]) -> None:
+        protocol.require_taken(self._ask(site, protocol.replace_rules(group, rules)), "rules")
+
+    def list_questions(self, site: SiteId, group: GroupId) -> tuple[Question, ...]:
+        return protocol.read_questions(self._ask(site, protocol.list_questions(group)))
+
+    def replace_questions(self, site: SiteId, group: GroupId, questions: Iterable[Question]) -> None:
+        protocol.require_taken(self._ask(site, protocol.replace_questions(group, questions)), "questions")
 
     def _decide(
         self,

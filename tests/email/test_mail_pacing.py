@@ -200,6 +200,15 @@ def test_a_letter_that_has_to_wait_is_counted_nowhere(world: World):
     assert world.send(pacer, NET) == 2
 
 
+def test_a_mailing_leaves_some_of_a_day_to_welcomes(world: World):
+    pacer = world.pacer(per_day=20)
+    for _ in range(18):
+        assert pacer.take(ORG) == 0.0
+
+    assert pacer.room(100, 60.0, share=0.9)[0] == 0
+    assert pacer.room(100, 60.0) == (2, 0.0)
+
+
 steps = st.lists(
     st.tuples(
         st.sampled_from([0.0, 0.01, 0.3, 1.0, 7.0, 59.0, 60.0, 900.0, 3600.0, 5000.0, 40_000.0]),

@@ -430,6 +430,93 @@ async def test_a_429_may_come_without_a_hint(wix: httpx.AsyncClient, sandbox: Sa
     assert "retry-after" not in answers[1].headers
 
 
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "INVALID_ARGUMENT"), (403, "PERMISSION_DENIED"), (429, "RESOURCE_EXHAUSTED")]
+)
+async def test_every_call_about_a_failing_group_fails_and_the_others_do_not(
+    wix: httpx.AsyncClient, browser: httpx.AsyncClient, sandbox: Sandbox, status: int, code: str
+) -> None:
+    patch = {"failing_groups": {YOGA.upper(): status}}
+    assert (await browser.patch("/sandbox/switches", json=patch)).json()["failing_groups"] == {YOGA: status}
+    rules = {"rules": [{"title": "Be kind"}]}
+
+    refused = [
+        await wix.get(f"{GROUPS_URL}/{YOGA}"),
+        await wix.get(f"{MEMBERS_URL}/{YOGA}/members"),
+        await wix.put(f"{RULES_URL}/{YOGA}", json=rules),
+        await wix.get(f"{QUESTIONS_URL}/{YOGA}"),
+    ]
+
+    assert [error_of(answer) for answer in refused] == [(status, code)] * 4
+    assert sandbox.community.groups[YOGA].rules != rules["rules"]
+    assert (await wix.put(f"{RULES_URL}/{RUNNERS}", json=rules)).status_code == 200
+    listed = (await wix.get(GROUPS_URL)).json()["groups"]
+    assert YOGA in {group["id"] for group in listed}
+
+
+async def test_a_group_can_fail_as_a_broken_system_does(wix: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    switch(sandbox, failing_groups={YOGA: 503})
+
+    answer = await wix.get(f"{RULES_URL}/{YOGA}")
+
+    assert (answer.status_code, answer.json()) == (503, {"message": "", "details": {}})
+
+
+async def test_the_newer_contacts_can_be_refused_while_the_older_ones_answer(
+    wix: httpx.AsyncClient, sandbox: Sandbox
+) -> None:
+    switch(sandbox, refuse_app_tokens=["contacts_v5"])
+
+    newer = await wix.post("/contacts/v5/contacts/search", json={"search": {}})
+    older = await wix.post("/contacts/v4/contacts/query", json={"query": {}})
+
+    assert error_of(newer) == (403, "PERMISSION_DENIED")
+    assert older.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "wrapper", "field", "operator", "value"),
+    [
+        ("/contacts/v5/contacts/search", "search", "additionalPhones.e164", "$hasSome", "+12025550177"),
+        (
+            "/contacts/v5/contacts/search",
+            "search",
+            "additionalEmails.email",
+            "$hasSome",
+            "second@example.com",
+        ),
+        ("/contacts/v4/contacts/query", "query", "info.phones.e164Phone", "$in", "+12025550177"),
+        ("/contacts/v4/contacts/query", "query", "info.phones.phone", "$in", "2025550177"),
+        ("/contacts/v4/contacts/query", "query", "info.emails.email", "$in", "second@example.com"),
+    ],
+)
+async def test_a_second_address_or_phone_leads_to_its_contact(
+    wix: httpx.AsyncClient, sandbox: Sandbox, path: str, wrapper: str, field: str, operator: str, value: str
+) -> None:
+    with sandbox.change(silent=True):
+        sandbox.community.add_contact(
+            "Kit",
+            "Lee",
+            email="kit@example.com",
+            phone="+12025550176",
+            other_emails=["second@example.com"],
+            other_phones=["+12025550177"],
+        )
+
+    answer = await wix.post(path, json={wrapper: {"filter": {field: {operator: [value]}}}})
+
+    (contact,) = answer.json()["contacts"]
+    if wrapper == "search":
+        assert contact["additionalPhones"][0]["e164"] == "+12025550177"
+        assert contact["phone"]["e164"] == "+12025550176"
+    else:
+        phones = contact["info"]["phones"]["items"]
+        assert [(item["e164Phone"], item["primary"]) for item in phones] == [
+            ("+12025550176", True),
+            ("+12025550177", False),
+        ]
+
+
 async def test_failures_are_empty_and_have_no_effect(wix: httpx.AsyncClient, sandbox: Sandbox) -> None:
     switch(sandbox, failure_rate=1.0, failure_statuses=[504])
     answer = await wix.post(GROUPS_URL, json={"group": {"name": "Kites"}, "creatorId": ADA})

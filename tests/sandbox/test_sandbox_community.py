@@ -275,6 +275,21 @@ def test_a_bad_community_is_refused_with_the_place_of_the_mistake(
         load_community(data, now=clock.moment)
 
 
+def test_a_community_may_hold_what_wix_has_not_thought_of_yet_and_groups_that_were_never_used(
+    clock: Clock,
+) -> None:
+    data = {
+        "groups": [{"name": "G", "privacy": "PUBLIC", "last_activity": "never"}],
+        "subscriptions": {"a@example.com": {"status": "UNKNOWN", "deliverability": "SOMETHING_NEW"}},
+    }
+    community = load_community(data, now=clock.moment)
+
+    [said] = community.subscriptions.values()
+    assert (said.status, said.deliverability) == ("UNKNOWN", "SOMETHING_NEW")
+    [group] = community.groups.values()
+    assert "lastActivityDate" not in group.wire()
+
+
 def test_people_and_groups_without_ids_get_the_same_ones_again(clock: Clock) -> None:
     data = {"groups": [{"name": "G", "privacy": "PUBLIC"}], "members": [{"email": "a@example.com"}]}
     first, second = (load_community(data, now=clock.moment) for _ in range(2))
@@ -288,3 +303,42 @@ def test_every_act_refuses_an_argument_it_does_not_know(community: Community, na
         perform(community, name, {"colour": "red"})
 
     assert community.take_events() == []
+
+
+def test_a_loaded_community_is_silent_and_then_reports_again(clock: Clock) -> None:
+    people = {
+        "members": [{"first": "Ada", "email": "ada@example.com", "other_emails": ["ada@work.example.com"]}]
+    }
+    groups = {"groups": [{"name": "Kites", "privacy": "PUBLIC", "owner": "ada@example.com"}]}
+    consent = {"subscriptions": {"ada@example.com": "SUBSCRIBED"}}
+
+    community = load_community(people | groups | consent, now=clock.moment)
+
+    assert community.take_events() == []
+    (contact,) = community.contacts.values()
+    assert contact.emails == ["ada@example.com", "ada@work.example.com"]
+    community.set_subscription("ada@example.com", "UNSUBSCRIBED")
+    (group,) = community.groups
+    community.set_rules(group, [])
+    assert len(community.take_events()) == 2
+
+
+def test_members_are_listed_by_when_they_joined_however_the_file_has_them(clock: Clock) -> None:
+    emails = ["a@example.com", "b@example.com", "c@example.com"]
+    joined = ["2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z", "2026-01-01T00:00:00Z"]
+
+    community = load_community(
+        {
+            "members": [{"email": email} for email in emails],
+            "groups": [{"name": "Kites", "privacy": "PUBLIC"}],
+            "memberships": [
+                {"group": "Kites", "member": email, "joined": when}
+                for email, when in zip(emails, joined, strict=True)
+            ],
+        },
+        now=clock.moment,
+    )
+
+    (group,) = community.groups.values()
+    addresses = [community.member(member_id).email for member_id in group.members]
+    assert addresses == ["c@example.com", "a@example.com", "b@example.com"]

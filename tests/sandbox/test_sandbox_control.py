@@ -29,6 +29,10 @@ NUMBER_AS_ANSWER = {"act": "request_join", "group": RUNNERS, "member": DMITRI, "
         ("PATCH", "/sandbox/switches", {"refuse_app_tokens": ["all"]}, "refuse_app_tokens: expected a list of"),
         ("PATCH", "/sandbox/switches", {"failure_statuses": [200]}, "failure_statuses: expected a list of"),
         ("PATCH", "/sandbox/switches", {"broken_answers": ["xml"]}, "broken_answers: expected a list of hang, html"),
+        ("PATCH", "/sandbox/switches", {"failing_groups": {"Yoga": 400}}, "failing_groups: expected an object"),
+        ("PATCH", "/sandbox/switches", {"failing_groups": {YOGA: 200}}, "failing_groups: expected an object"),
+        ("PATCH", "/sandbox/switches", {"failing_groups": {YOGA: True}}, "failing_groups: expected an object"),
+        ("PATCH", "/sandbox/switches", {"failing_groups": [YOGA]}, "failing_groups: expected an object"),
         ("PATCH", "/sandbox/switches", [], "body: expected an object"),
         ("POST", "/sandbox/acts", {}, "act is missing"),
         ("POST", "/sandbox/acts", {"act": "dance"}, "unknown 'dance'; there are sign_up"),
@@ -46,6 +50,7 @@ NUMBER_AS_ANSWER = {"act": "request_join", "group": RUNNERS, "member": DMITRI, "
         ("PUT", "/sandbox/webhook-url", {"url": "http://127.0.0.1:99999"}, "is not an http or https address"),
         ("PUT", "/sandbox/community", {"members": [{}]}, "email is missing"),
         ("GET", "/mail.json?after=x", None, "after: expected a number"),
+        ("GET", "/sandbox/calls?after=-1", None, "after: expected a number"),
     ],
 )  # fmt: skip
 async def test_bad_input_is_a_400_that_says_what_and_changes_nothing(
@@ -226,3 +231,19 @@ async def test_a_member_chosen_by_a_name_two_people_have_is_refused(
     body = {"act": "erase_member", "member": "Ada Lindqvist"}
     answer = await browser.post("/sandbox/acts", json=body)
     assert (answer.status_code, "more than one member" in answer.text) == (400, True)
+
+
+async def test_calls_are_read_on_from_a_number_and_tell_whom_they_ask_about(
+    wix: httpx.AsyncClient, browser: httpx.AsyncClient
+) -> None:
+    await wix.post("/members/v1/members/query", json={"query": {"filter": {"id": {"$in": [ADA, DMITRI]}}}})
+    asked = {"filter": {"email": {"$in": ["ada@example.com"]}}}
+    await wix.post("/email-marketing/v1/email-subscriptions/query", json=asked)
+
+    calls = (await browser.get("/sandbox/calls")).json()["calls"]
+    assert [(call["n"], call["about"]) for call in calls[-2:]] == [
+        (calls[-1]["n"] - 1, ADA),
+        (calls[-1]["n"], "ada@example.com"),
+    ]
+    newest = (await browser.get(f"/sandbox/calls?after={calls[-2]['n']}")).json()["calls"]
+    assert newest == calls[-1:]

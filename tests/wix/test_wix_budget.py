@@ -16,9 +16,9 @@ from wix_stand_in import SITE, Clock
 
 from core.community import SiteId
 from core.errors import RetryableError
+from integrations.cache import ExpiringCache
 from integrations.shared import SharedRedis, open_redis
 from integrations.wix.budget import Budget
-from integrations.wix.cache import ExpiringCache
 
 OTHER_SITE = SiteId("other-site")
 

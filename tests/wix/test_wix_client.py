@@ -30,11 +30,23 @@ from wix_stand_in import (
     listed,
 )
 
-from core.community import Answer, GroupId, Member, MemberId, Membership, Site, SiteId, Subscription
+from core.community import (
+    Answer,
+    GroupId,
+    Member,
+    MemberId,
+    Membership,
+    Question,
+    Rule,
+    Site,
+    SiteId,
+    Subscription,
+)
 from core.errors import ForbiddenError, IntegrationError, NotFoundError, PermanentError, RetryableError
 from integrations.wix.client import MAX_BODY_BYTES, WixClient
 
 YOGA = GroupId("5d0c3f0a-8f0e-4e0a-9b53-1f7a3a1e2c41")
+ADA = MemberId("11e6d5a2-3b7c-4d8e-9f01-a2b3c4d5e6f1")
 BEN = MemberId("22f7e6b3-4c8d-4e9f-8a12-b3c4d5e6f7a2")
 DMITRI = MemberId("441908d5-6eaf-40b1-8c34-d5e6f7a8b9c4")
 NOON = datetime(2026, 5, 3, 12, tzinfo=UTC)
@@ -47,6 +59,12 @@ EVERYTHING = "^(?!/oauth2/)"
 FORBIDDEN = example_error("application_error.403")
 NOT_FOUND = example_error("application_error.404")
 CONFLICT = httpx.Response(409, json={"message": "not pending"})
+
+RULES = (Rule("Be kind", "No personal attacks."), Rule("No spam", "Promotions need admin consent."))
+QUESTIONS = (
+    Question("Which class are you most interested in?", required=True),
+    Question("Anything we should know?"),
+)
 
 BY_EXAMPLE: list[tuple[str, Callable[[WixClient], object], object]] = [
     (
@@ -81,8 +99,26 @@ BY_EXAMPLE: list[tuple[str, Callable[[WixClient], object], object]] = [
         "queryMembers",
         lambda wix: wix.get_members(SITE, [BEN, CHLOE]),
         {
-            BEN: Member(BEN, "APPROVED", "ben@example.com", "Ben", "Ben Okafor"),
-            CHLOE: Member(CHLOE, "APPROVED", "chloe@example.com", "Chloe", "Chloe Martin"),
+            BEN: Member(
+                BEN,
+                "APPROVED",
+                "ben@example.com",
+                "Ben",
+                "Ben Okafor",
+                last_name="Okafor",
+                contact="a1b2c3d4-0002-4aaa-8bbb-000000000002",
+                private=False,
+            ),
+            CHLOE: Member(
+                CHLOE,
+                "APPROVED",
+                "chloe@example.com",
+                "Chloe",
+                "Chloe Martin",
+                last_name="Martin",
+                contact="a1b2c3d4-0003-4aaa-8bbb-000000000003",
+                private=True,
+            ),
         },
     ),
     (
@@ -97,6 +133,15 @@ BY_EXAMPLE: list[tuple[str, Callable[[WixClient], object], object]] = [
     (
         "rejectJoinGroupRequests",
         lambda wix: wix.reject_requests(SITE, GROUP, [DMITRI], "Please complete your profile first."),
+        None,
+    ),
+    ("addGroupMembers", lambda wix: wix.add_group_members(SITE, YOGA, [BEN, CHLOE]), None),
+    ("listRules", lambda wix: wix.list_rules(SITE, YOGA), RULES),
+    ("createOrReplaceAllRules", lambda wix: wix.replace_rules(SITE, YOGA, RULES), None),
+    ("listMembershipQuestions", lambda wix: wix.list_questions(SITE, GROUP), QUESTIONS),
+    (
+        "createOrReplaceAllMembershipQuestions",
+        lambda wix: wix.replace_questions(SITE, GROUP, QUESTIONS),
         None,
     ),
 ]
@@ -395,6 +440,8 @@ def test_nobody_wanted_is_no_call():
     assert client.list_answers(SITE, GROUP, []) == {}
     client.approve_requests(SITE, GROUP, [])
     client.reject_requests(SITE, GROUP, [], "")
+    client.add_group_members(SITE, GROUP, [])
+    assert client.find_people(SITE) == ()
 
     assert wix.asked == []
 
@@ -518,6 +565,11 @@ def test_other_refusals_of_a_decision_are_told():
         lambda wix: wix.approve_requests(SITE, GROUP, [CHLOE]),
         lambda wix: wix.reject_requests(SITE, GROUP, [CHLOE], "no"),
         lambda wix: wix.set_subscription(SITE, "chloe@example.com", status="UNSUBSCRIBED"),
+        lambda wix: wix.add_group_members(SITE, GROUP, [CHLOE]),
+        lambda wix: wix.replace_rules(SITE, GROUP, RULES),
+        lambda wix: wix.replace_questions(SITE, GROUP, QUESTIONS),
+        lambda wix: wix.list_rules(SITE, GROUP),
+        lambda wix: wix.list_questions(SITE, GROUP),
     ],
 )
 def test_an_object_that_answers_something_else_is_no_sign_that_wix_did_it(ask: Callable[[WixClient], object]):
@@ -525,6 +577,110 @@ def test_an_object_that_answers_something_else_is_no_sign_that_wix_did_it(ask: C
         ask(a_client(WixStandIn().on(EVERYTHING, httpx.Response(200, json={"items": "x"}))))
 
     ask(a_client(WixStandIn().on(EVERYTHING, httpx.Response(200, json={}))))
+
+
+def test_a_group_says_who_owns_it_and_when_something_happened_in_it_last():
+    wix = WixStandIn().on(EVERYTHING, example_answer("listGroups"))
+
+    page = a_client(wix).groups_page(SITE, 0)
+
+    assert page.next_offset is None
+    assert {group.owner for group in page.items} == {"11e6d5a2-3b7c-4d8e-9f01-a2b3c4d5e6f1"}
+    assert page.items[1].last_activity == datetime(2026, 1, 15, 6, 5, tzinfo=UTC)
+
+
+def test_one_page_is_one_call_and_says_where_the_next_one_begins():
+    wix = WixStandIn().on(
+        GROUP_MEMBERS, group_members(*ids(0, 100)), listed("members", [{"memberId": "m100"}], total=150)
+    )
+    client = a_client(wix)
+
+    assert client.group_members_page(SITE, GROUP, 0).next_offset == 100
+    assert client.group_members_page(SITE, GROUP, 100).next_offset == 101, "Wix says that there are more"
+    assert [request.url.params["offset"] for request in wix.asked_for(GROUP_MEMBERS)] == ["0", "100"]
+
+
+def test_a_page_with_nothing_on_it_is_the_last_whatever_the_total():
+    wix = WixStandIn().on(GROUP_MEMBERS, listed("members", [], total=10**9))
+
+    assert a_client(wix).group_members_page(SITE, GROUP, 100).next_offset is None
+
+
+def test_a_new_group_is_asked_for_as_in_its_example():
+    wix = WixStandIn().on(EVERYTHING, example_answer("createGroup"))
+
+    group = a_client(wix).create_group(
+        SITE,
+        "Sunrise Yoga",
+        privacy="PUBLIC",
+        creator=ADA,
+        description="Weekly sessions and schedule updates.",
+    )
+
+    assert (group.id, group.name, group.privacy, group.owner) == (YOGA, "Sunrise Yoga", "PUBLIC", ADA)
+    documented = example("endpoints", "createGroup")["request"]
+    documented["body"]["group"].pop("settings")
+    assert (wix.asked[-1].method, str(wix.asked[-1].url)) == (documented["method"], documented["url"])
+    assert body_of(wix.asked[-1]) == documented["body"]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        httpx.ReadTimeout("silent"),
+        httpx.Response(200, json={}),
+        httpx.Response(200, json={"group": {"name": "Sunrise Yoga"}}),
+        httpx.Response(200, content=b'{"group": {"id"'),
+        example_error("system_error.500"),
+    ],
+)
+def test_a_new_group_whose_answer_is_lost_may_be_there_already(lost: httpx.Response | Exception):
+    wix = WixStandIn().on(EVERYTHING, lost)
+
+    with pytest.raises(RetryableError):
+        a_client(wix).create_group(SITE, "Sunrise Yoga", privacy="PUBLIC", creator=ADA)
+
+    assert len(wix.asked_for("/groups$")) == 1
+
+
+def test_whoever_is_in_already_does_not_keep_the_others_out():
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return group_members("m0", "m7")
+        return (
+            CONFLICT if "m0" in body_of(request)["memberIds"] else httpx.Response(200, json={"members": []})
+        )
+
+    wix = WixStandIn().on(GROUP_MEMBERS, answer)
+
+    a_client(wix).add_group_members(SITE, GROUP, [MemberId(member) for member in ids(0, 3)])
+
+    added = [body_of(request)["memberIds"] for request in wix.asked_for(GROUP_MEMBERS) if request.content]
+    assert added == [["m0", "m1", "m2"], ["m1", "m2"]]
+
+
+def test_a_refusal_to_add_members_that_their_presence_does_not_explain_is_told():
+    def answer(request: httpx.Request) -> httpx.Response:
+        return group_members("m7") if request.method == "GET" else CONFLICT
+
+    wix = WixStandIn().on(GROUP_MEMBERS, answer)
+
+    with pytest.raises(PermanentError, match="addGroupMembers: Wix answered 409"):
+        a_client(wix).add_group_members(SITE, GROUP, [CHLOE])
+
+
+@pytest.mark.parametrize("rows", [[0], [{"title": "Be kind"}, {}], [{"title": 7}], {"title": "Be kind"}])
+def test_rules_are_read_whole_or_not_at_all(rows: object):
+    """They are copied to other groups: a rule that is lost on the way would be lost everywhere."""
+    wix = WixStandIn().on(EVERYTHING, httpx.Response(200, json={"rules": rows}))
+
+    with pytest.raises(RetryableError, match="another object"):
+        a_client(wix).list_rules(SITE, GROUP)
+
+
+@pytest.mark.parametrize("body", [{}, {"rules": []}, {"rules": None}])
+def test_no_rules_are_none_however_wix_says_it(body: dict[str, Any]):
+    assert a_client(WixStandIn().on(EVERYTHING, httpx.Response(200, json=body))).list_rules(SITE, GROUP) == ()
 
 
 @pytest.mark.parametrize("rows", [[0, None], [{"memberId": 7}], [{"groupId": ""}]])
@@ -565,6 +721,30 @@ def test_what_the_app_may_not_ask_the_second_identity_asks(refusal: httpx.Respon
     wix = WixStandIn().on(ANSWERS, answer).on(INSTANCE, example_answer("getAppInstance"))
 
     assert CHLOE in a_client(wix, **KEY).list_answers(SITE, GROUP, [CHLOE])
+
+
+@pytest.mark.parametrize("refusal", [403, 401])
+@pytest.mark.parametrize(
+    ("ask", "path", "answer"),
+    [
+        (lambda wix: wix.list_rules(SITE, GROUP), "/rules/", {"rules": []}),
+        (lambda wix: wix.replace_rules(SITE, GROUP, RULES), "/rules/", {"rules": []}),
+        (lambda wix: wix.list_questions(SITE, GROUP), "/membership-questions/", {"questions": []}),
+        (lambda wix: wix.replace_questions(SITE, GROUP, QUESTIONS), "/membership-questions/", {"questions": []}),
+    ],
+)  # fmt: skip
+def test_rules_and_questions_may_need_the_second_identity(
+    ask: Callable[[WixClient], object], path: str, answer: dict[str, Any], refusal: int
+):
+    def for_the_key(request: httpx.Request) -> httpx.Response:
+        allowed = request.headers["authorization"] == KEY["api_key"]
+        return httpx.Response(200, json=answer) if allowed else httpx.Response(refusal, json={})
+
+    wix = WixStandIn().on(path, for_the_key).on(INSTANCE, example_answer("getAppInstance"))
+
+    ask(a_client(wix, **KEY))
+    with pytest.raises(ForbiddenError, match="WIX_API_KEY and WIX_SITE_ID would allow it"):
+        ask(a_client(wix))
 
 
 def test_a_refused_call_is_not_tried_in_vain_again_for_some_minutes():
@@ -901,8 +1081,11 @@ LEAKS = {
         lambda client: client.list_answers(SITE, GROUP, [MemberId(ADDRESS)]),
         lambda client: client.reject_requests(SITE, GROUP, [CHLOE], f"we know {ADDRESS}"),
         lambda client: client.get_site(SITE),
+        lambda client: client.find_people(SITE, emails=[ADDRESS], names=[(ADDRESS, ADDRESS)]),
+        lambda client: client.create_group(SITE, ADDRESS, privacy="PUBLIC", creator=CHLOE),
+        lambda client: client.replace_rules(SITE, GROUP, [Rule(ADDRESS, ADDRESS)]),
     ],
-    ids=["subscriptions", "unsubscribe", "members", "answers", "reject", "site"],
+    ids=["subscriptions", "unsubscribe", "members", "answers", "reject", "site", "people", "create", "rules"],
 )
 def test_no_error_and_no_log_line_holds_an_address(
     status: int, ask: Callable[[WixClient], object], caplog: pytest.LogCaptureFixture

@@ -205,6 +205,12 @@ READERS = [
     protocol.read_answers,
     protocol.read_members,
     protocol.read_subscriptions,
+    protocol.read_new_group,
+    protocol.read_rules,
+    protocol.read_questions,
+    protocol.read_people_of_members,
+    protocol.read_people_of_contacts,
+    protocol.read_people_of_search,
 ]
 wix_names = st.sampled_from(
     [
@@ -241,6 +247,21 @@ wix_names = st.sampled_from(
         "url",
         "access_token",
         "expires_in",
+        "rules",
+        "contacts",
+        "pagingMetadata",
+        "cursors",
+        "next",
+        "info",
+        "phones",
+        "items",
+        "e164",
+        "phone",
+        "memberInfo",
+        "profileInfo",
+        "privacyStatus",
+        "ownerId",
+        "createdBy",
     ]
 )
 wix_like = st.dictionaries(
@@ -276,6 +297,23 @@ def test_a_group_is_read_by_its_old_names_too():
     group = protocol.read_group({"group": {"title": "Yoga", "privacyLevel": "SECRET"}}, GROUP)
 
     assert (group.name, group.privacy) == ("Yoga", "SECRET")
+
+
+def test_a_groups_owner_and_last_activity_are_read_by_their_old_names_too():
+    old = {"name": "x", "createdBy": {"id": "m1"}, "recentActivityDate": "2026-05-01T10:00:00Z"}
+    new = old | {"ownerId": "m2", "lastActivityDate": "2026-05-02T10:00:00Z"}
+
+    read = [protocol.read_group({"group": row}, GROUP) for row in (old, new, {"name": "x", "ownerId": 7})]
+
+    assert [group.owner for group in read] == ["m1", "m2", None]
+    assert [group.last_activity and group.last_activity.day for group in read] == [1, 2, None]
+
+
+@pytest.mark.parametrize(("said", "private"), [("PRIVATE", True), ("PUBLIC", False), ("UNKNOWN", None)])
+def test_a_profile_is_private_public_or_wix_does_not_say(said: str, private: bool | None):
+    page = protocol.read_members({"members": [{"id": "m1", "contactId": "c1", "privacyStatus": said}]})
+
+    assert (page.items[0][1].private, page.items[0][1].contact) == (private, "c1")
 
 
 @pytest.mark.parametrize("count", [None, "17", -1, True, 1.5, 10**12])
