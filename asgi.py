@@ -15,8 +15,8 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
 
-from admin.api import admin_api
-from admin.processes import letterhead, return_paths
+from admin.api import Limiter, Office, admin_api
+from admin.processes import TEMPLATES, letterhead, return_paths
 from config.settings import Settings
 from core.community import GroupId
 from core.errors import JournalUnavailableError
@@ -26,7 +26,6 @@ from integrations.store.database import Database, open_database
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.inbox import Inbox
 from integrations.store.journal import Journal
-from integrations.store.ledger import Ledger
 from integrations.store.returns import Returns
 from integrations.store.senders import Senders
 from integrations.store.suppressions import Suppressions
@@ -78,11 +77,18 @@ def create_app(settings: Settings) -> Starlette:
         mailroom = Mailroom(paths, Returns(database), Senders(database, sender), doorbell.ring)
         inbound = inbound_routes(settings.admin_token.get_secret_value(), mailroom.take_in)
 
+    redis = open_redis(settings.redis)
+    letters = frozenset(
+        folder.name for folder in TEMPLATES.iterdir() if folder.is_dir() and folder.name[0] not in "._"
+    )
+    office = Office.over(database, journal, doorbell.ring, letters)
+
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
         inbox.close()
         doorbell.close()
+        redis.close()
         database.close()
 
     app = Starlette(
@@ -91,7 +97,7 @@ def create_app(settings: Settings) -> Starlette:
             *unsubscribe_routes(tokens.read, unsubscribe),
             *inbound,
             *health_routes(_checks(settings, database, celery.connection_for_write), registry),
-            admin_api(settings.admin_token.get_secret_value(), journal, Ledger(database), doorbell.ring),
+            admin_api(settings.admin_token.get_secret_value(), office, Limiter(redis)),
         ],
         lifespan=lifespan,
     )

@@ -9,9 +9,12 @@ from typing import Annotated
 import typer
 
 from admin.inbound import app as mail_app
+from admin.jobs_commands import add_to as add_jobs
 from admin.letters import app as templates_app
 from admin.people import app as people_app
 from admin.senders import app as senders_app
+from admin.tokens import app as tokens_app
+from admin.tokens import audit_app
 from core.errors import AppError, ConfigError
 
 app = typer.Typer(
@@ -33,6 +36,9 @@ app.add_typer(templates_app, name="templates")
 app.add_typer(people_app, name="people")
 app.add_typer(mail_app, name="mail")
 app.add_typer(senders_app, name="senders")
+add_jobs(app)
+app.add_typer(tokens_app, name="tokens")
+app.add_typer(audit_app, name="audit")
 
 Site = Annotated[str | None, typer.Option(help="App instance id of one site.")]
 Limit = Annotated[int, typer.Option(min=1, max=1_000_000, help="The newest so many.")]

@@ -32,9 +32,12 @@ from integrations.email.unsubscribe import AddressHashes, UnsubscribeClaim, Unsu
 from integrations.email.url import parse_email_url
 from integrations.shared import SharedRedis, open_redis
 from integrations.store.database import Database, parse_database_url
+from integrations.store.group_days import GroupDays
 from integrations.store.heartbeats import Heartbeats
+from integrations.store.jobs import Jobs
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
+from integrations.store.mailings import Mailings
 from integrations.store.outbox import Outbox
 from integrations.store.senders import Senders
 from integrations.store.sites import Sites
@@ -294,10 +297,14 @@ def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
     services = Services(
         journal=Journal(database, listened=ROUTES),
         ledger=ledger,
+        bulk=Ledger(database, head.address),
+        jobs=Jobs(database, head.address),
+        mailings=Mailings(database),
         outbox=Outbox(database),
         suppressions=Suppressions(database),
         sites=Sites(database),
         watches=Watches(database),
+        group_days=GroupDays(database),
         wix=wix,
         mail=mail,
         senders=senders,
@@ -316,6 +323,8 @@ def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
         hashes=AddressHashes(secret, previous),
         chance=random.random,
         now=_now,
+        calls_per_minute=settings.wix_calls_per_minute,
+        limits=way.limits,
     )
     try:
         yield services, Heartbeats(database)

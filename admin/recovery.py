@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import sqlalchemy as sa
 
@@ -26,6 +26,8 @@ from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger, may_go_at
 
 EVENT_STATES = ("received", "done", "ignored", "dead")
+COMMAND_LINE = "command line"
+"""Who did it, in the audit log."""
 MESSAGE_STATES = ("planned", "sending", "sent", "deferred", "skipped", "failed", "in_doubt", "bounced")
 
 Row = sa.Row[Any]
@@ -33,7 +35,7 @@ Row = sa.Row[Any]
 
 def describe_event(row: Row) -> dict[str, Any]:
     """`{"id", "site", "type", "state", "received_at", "attempts", "error"?}`"""
-    return _shape(row, ("id", "site", "type", "state", "received_at", "attempts"), ("error",))
+    return shape(row, ("id", "site", "type", "state", "received_at", "attempts"), ("error",))
 
 
 def describe_message(row: Row) -> dict[str, Any]:
@@ -50,12 +52,13 @@ def describe_message(row: Row) -> dict[str, Any]:
         "attempts",
         "created_at",
     )
-    shape = _shape(row, always, ("automation", "job", "reason", "sent_at"))
-    shape["group"] = shape.pop("group_id")
-    return shape
+    found = shape(row, always, ("automation", "job", "reason", "sent_at"))
+    found["group"] = found.pop("group_id")
+    return found
 
 
-def _shape(row: Row, always: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:
+def shape(row: Row, always: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:
+    """These fields of a row as JSON has them; the optional ones only when there is something in them."""
     found = {name: getattr(row, name) for name in always}
     found |= {name: value for name in optional if (value := getattr(row, name))}
     return {
@@ -71,6 +74,11 @@ class Desk:
     database: Database
     journal: Journal
     ledger: Ledger
+
+    def now(self) -> datetime:
+        """The database's time."""
+        with self.database.read() as tx:
+            return tx.now
 
 
 @contextlib.contextmanager
@@ -121,7 +129,7 @@ def replay_events(ids: Sequence[str], *, dead: bool, filters: Mapping[str, Any],
         show_table(choice.rows, _EVENT_COLUMNS)
         choice.carry_out(
             "Work off once more what is listed above? Who has a letter gets no second one.",
-            lambda row: desk.journal.replay(EventId(row.id), SiteId(row.site)),
+            lambda row: desk.journal.replay(EventId(row.id), SiteId(row.site), who=COMMAND_LINE),
             yes=yes,
         )
 
@@ -138,7 +146,7 @@ def release_letters(ids: Sequence[str], older_than: float | None, *, yes: bool) 
         show_table(choice.rows, {**_MESSAGE_COLUMNS, "Goes out again": goes})
         choice.carry_out(
             "Send again what is listed above? Who has the letter already gets it twice.",
-            lambda row: desk.ledger.release(row.id),
+            lambda row: desk.ledger.release(row.id, who=COMMAND_LINE),
             yes=yes,
         )
 
@@ -148,7 +156,11 @@ def give_letters_up(ids: Sequence[str], older_than: float | None, *, yes: bool) 
     with open_desk() as desk:
         choice, _ = _in_doubt(desk, ids, older_than)
         show_table(choice.rows, _MESSAGE_COLUMNS)
-        choice.carry_out("Never send what is listed above?", lambda row: desk.ledger.give_up(row.id), yes=yes)
+        choice.carry_out(
+            "Never send what is listed above?",
+            lambda row: desk.ledger.give_up(row.id, who=COMMAND_LINE),
+            yes=yes,
+        )
 
 
 def settle_found(file: str, *, yes: bool) -> None:
@@ -161,7 +173,8 @@ def settle_found(file: str, *, yes: bool) -> None:
         agree("Note as sent what is listed above?", rows, yes=yes)
         found = [row.message_id for row in rows]
         settled = sum(
-            desk.ledger.found_accepted(found[start : start + 500]) for start in range(0, len(found), 500)
+            desk.ledger.found_accepted(found[start : start + 500], who=COMMAND_LINE)
+            for start in range(0, len(found), 500)
         )
         print(f"{settled} noted as sent.")
 
@@ -189,9 +202,7 @@ def _in_doubt(desk: Desk, ids: Sequence[str], older_than: float | None) -> tuple
     """What was asked for, and the database's time. A letter is in doubt since its lease ended, to within 45 s."""
     if bool(ids) == (older_than is not None):
         raise ConfigError("Nothing to decide", ["name letters by id, or all older ones with --older-than 7d"])
-    choice = _Choice()
-    with desk.database.read() as tx:
-        now = tx.now
+    choice, now = _Choice(), desk.now()
     if older_than is not None:
         since = now - timedelta(seconds=older_than)
         choice.rows = [row for row in desk.ledger.page(state="in_doubt", limit=None) if row.next_at <= since]
@@ -243,19 +254,25 @@ class _Choice:
             sys.exit(1)
 
 
-def agree(question: str, rows: Sequence[object], *, yes: bool) -> None:
-    """Go on only with a yes. Raises ConfigError when nobody can be asked, SystemExit(1) for a no."""
+def agree(question: str, rows: Sequence[object], *, yes: bool, aside: bool = False) -> None:
+    """Go on only with a yes; `aside` leaves standard output alone. Raises ConfigError when nobody can be asked,
+    SystemExit(1) for a no."""
     import typer
 
     if yes:
         return
+    require_somebody()
+    if rows and not typer.confirm(question, err=aside):
+        print("Nothing was changed.", file=sys.stderr if aside else sys.stdout)
+        sys.exit(1)
+
+
+def require_somebody() -> None:
+    """Raises ConfigError when nobody can be asked."""
     if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigError(
             "Nothing was changed", ["standard input is no terminal, so nobody can be asked: add --yes"]
         )
-    if rows and not typer.confirm(question):
-        print("Nothing was changed.")
-        sys.exit(1)
 
 
 def check_filters(filters: Mapping[str, Any], states: Sequence[str] = ()) -> None:
@@ -319,9 +336,11 @@ def _print_list(
         print("None.")
 
 
-def show_table(rows: Sequence[object], columns: Columns, most: int = _MOST_SHOWN) -> None:
+def show_table(
+    rows: Sequence[object], columns: Columns, most: int = _MOST_SHOWN, out: TextIO | None = None
+) -> None:
     """A table without its empty columns; where it is too wide for the terminal, one line for each field instead, as
-    psql's `\\x auto` does: somebody will copy the ids."""
+    psql's `\\x auto` does: somebody will copy the ids. `out` is standard output."""
     from rich import box
     from rich.console import Console
     from rich.table import Column, Table
@@ -329,14 +348,15 @@ def show_table(rows: Sequence[object], columns: Columns, most: int = _MOST_SHOWN
 
     if not rows:
         return
-    cells = {name: [_cell(read(row)) for row in rows[:most]] for name, read in columns.items()}
+    out = out or sys.stdout
+    cells = {name: [one_line(read(row)) for row in rows[:most]] for name, read in columns.items()}
     shown = {name: values for name, values in cells.items() if any(values)}
     lines = list(zip(*shown.values(), strict=True))
     table = Table(*shown, box=box.SIMPLE_HEAD, pad_edge=False)
     for values in lines:
         table.add_row(*map(Text, values))
-    wide = Console(width=10_000)
-    console = Console() if sys.stdout.isatty() else wide  # elsewhere a line may be as long as it is
+    wide = Console(file=out, width=10_000)
+    console = Console(file=out) if out.isatty() else wide  # elsewhere a line may be as long as it is
     if wide.measure(table).maximum <= console.width:
         console.print(table)
     else:
@@ -347,10 +367,10 @@ def show_table(rows: Sequence[object], columns: Columns, most: int = _MOST_SHOWN
                     block.add_row(name, Text(value))
             console.print(block, "")
     if len(rows) > most:
-        print(f"… and {len(rows) - most} more.")
+        print(f"… and {len(rows) - most} more.", file=out)
 
 
-def _cell(value: object) -> str:
+def one_line(value: object) -> str:
     text = "" if value is None else str(value)
     return "".join(char if char.isprintable() else " " for char in text)
 

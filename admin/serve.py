@@ -109,7 +109,11 @@ def serve_worker(concurrency: int) -> None:
                 time.sleep(0.02)
         os._exit(0)
 
-    worker_shutting_down.connect(lambda **_: _end_soon("worker.cut_short", cut_short), weak=False)
+    def shut_down(**_: object) -> None:
+        board.end()
+        _end_soon("worker.cut_short", cut_short)
+
+    worker_shutting_down.connect(shut_down, weak=False)
     add_tasks(celery, build)
     celery.worker_main(
         [
@@ -130,6 +134,7 @@ def serve_beat() -> None:
     from tasks.app import create_app, ring
     from tasks.doorbell import Doorbell
     from tasks.reconcile import reconcile_until
+    from tasks.schedule import Schedule
     from tasks.sweep import Sweeper
 
     checked = check_settings(sends=True)
@@ -153,10 +158,13 @@ def serve_beat() -> None:
             target=reconcile_until, args=(services, checked.settings.wix_calls_per_minute, stop), daemon=True
         )
         comparing.start()
+        scheduling = threading.Thread(target=Schedule(services).look_until, args=(stop,), daemon=True)
+        scheduling.start()
         doorbell = Doorbell(functools.partial(ring, celery))
         Sweeper(services, doorbell.ring_and_hear).look_until(stop)
         doorbell.close()
         comparing.join()
+        scheduling.join()
 
 
 def _end_soon(event: str, cut_short: Callable[[], None]) -> None:

@@ -42,10 +42,16 @@ WITH_ANSWERS = ("member_added", "join_requested", "join_approved")
 
 DECISIONS = ("approve", "reject", "flag")
 ONCE_PER = ("member", "join")
+EVERY = ("day", "week", "month")
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+MOST_TOP, MOST_IDLE_DAYS, MOST_REPORT_READERS = 100, 3650, 20
 
 LONGEST_REASON = 1000
 """Characters of a rejection reason that Wix takes (wix/groups.md, section 3)."""
 LONGEST_WAIT_S = 365 * 24 * 3600
+LONGEST_GROUP_NAME = 100
+"""Characters that Wix takes (wix/groups.md, section 3)."""
+MOST_PATTERNS = 1000
 
 T = TypeVar("T")
 
@@ -88,6 +94,44 @@ class Automation:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportSchedule:
+    """One `[[report]]`: a report on a site's groups that goes by mail to these addresses, again and again."""
+
+    name: str
+    every: str
+    """One of EVERY; a month's report comes on its first day."""
+    to: tuple[str, ...] = field(repr=False)
+    weekday: int = 0
+    """Of a weekly one; Monday is 0."""
+    at: time = time(8)
+    """By the clock of the policy's `time_zone`."""
+    sites: tuple[str, ...] = ("*",)
+    top: int = 10
+    idle_days: int = 90
+
+    def is_for(self, site: SiteId) -> bool:
+        return any(_fits(pattern, site) for pattern in self.sites)
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """One `[[follow]]`: when the rules of this group change, the others get them."""
+
+    rules_of: str
+    """The group's id or name."""
+    to_groups: tuple[str, ...] = ("*",)
+    sites: tuple[str, ...] = ("*",)
+    name: str = ""
+
+    def is_for(self, site: SiteId) -> bool:
+        return any(_fits(pattern, site) for pattern in self.sites)
+
+    def names(self, group: Group) -> bool:
+        """Letter for letter but for upper and lower case: one group is followed, not a pattern of them."""
+        return self.rules_of == group.id or _plain(self.rules_of) == _plain(group.name)
+
+
+@dataclass(frozen=True, slots=True)
 class Automations:
     """A file without a mistake; the automations in its order, the steps of each right after it."""
 
@@ -95,6 +139,8 @@ class Automations:
     automations: tuple[Automation, ...] = ()
     site_policies: Mapping[SiteId, Policy] = field(default_factory=dict)
     """Of sites that have one of their own."""
+    reports: tuple[ReportSchedule, ...] = ()
+    follows: tuple[Follow, ...] = ()
 
     def policy_of(self, site: SiteId) -> Policy:
         return self.site_policies.get(site, self.policy)
@@ -134,8 +180,13 @@ def applicable(automations: Automations, trigger: str, site: SiteId, group: Grou
         for automation in automations.automations
         if trigger in automation.on
         and any(_fits(pattern, site) for pattern in automation.sites)
-        and any(pattern == group.id or _fits(pattern, group.name) for pattern in automation.groups)
+        and any(group_fits(pattern, group) for pattern in automation.groups)
     ]
+
+
+def group_fits(pattern: str, group: Group) -> bool:
+    """`pattern` is an id, or a name with `*` and `?`; upper and lower case are the same."""
+    return pattern == group.id or _fits(pattern, group.name)
 
 
 def plan(
@@ -251,13 +302,14 @@ def spell_duration(seconds: float) -> str:
 
 _NOTHING = object()
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_AN_ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\\]{1,64}@[^\s@<>,;:\"()\[\]\\]{1,253}")
 
 _POLICY_KEYS: Mapping[str, type] = {
     "onboarding_without_consent": bool, "max_age": str, "not_after": str, "promotional_cap": str,
     "quiet_hours": str, "time_zone": str, "send": bool,
 }  # fmt: skip
 KEYS: Mapping[str, Mapping[str, type]] = {
-    "": {"policy": dict, "automation": list},
+    "": {"policy": dict, "automation": list, "report": list, "follow": list},
     "policy": {**_POLICY_KEYS, "site": dict},
     "policy.site": _POLICY_KEYS,
     "automation": {
@@ -269,19 +321,25 @@ KEYS: Mapping[str, Mapping[str, type]] = {
     "automation.then": {
         "name": str, "email": str, "after": str, "purpose": str, "unless_replied": bool, "not_after": str,
     },
+    "report": {
+        "name": str, "every": str, "on": str, "at": str, "to": list, "sites": list, "top": int, "idle_days": int,
+    },
+    "follow": {"rules_of": str, "to_groups": list, "sites": list, "name": str},
 }  # fmt: skip
 """All keys of the file by table, with the type of their values; "policy.site" stands for the table of any site."""
-_LISTS_OF_TABLES = ("automation", "automation.then")
+_LISTS_OF_TABLES = ("automation", "automation.then", "report", "follow")
 
 _KINDS: Mapping[type, str] = {
     str: 'must be a text in "quotes"',
     bool: "must be true or false",
+    int: "must be a whole number",
     list: "must be a list of texts in [brackets]",
     dict: "must be a table",
 }
 _A_DURATION = 'must be a length of time in quotes, such as "90m", "2h", "3d", "1w" or "1d12h"'
 _A_CAP = 'must be a number of letters and a length of time in quotes, such as "4 per 30d", or "none"'
 _HOURS = 'must be two times of day in quotes, such as "21:00-08:00", or "none"'
+_AN_HOUR = 'must be a time of day in quotes, such as "08:00"'
 _A_ZONE = 'must be the name of a time zone in quotes, such as "Europe/Berlin"'
 _SITE = 'must be a table for each site: write [policy.site."<app instance id>"]'
 _HINTS: Mapping[str, str] = {
@@ -291,10 +349,12 @@ _HINTS: Mapping[str, str] = {
     "automation.answers": "must be a table: write [automation.answers] below its [[automation]]",
     "automation.then": "must be a list of tables: write [[automation.then]] below its [[automation]], with "
     "double brackets",
+    "report": "must be a list of tables: write [[report]], with double brackets",
+    "follow": "must be a list of tables: write [[follow]], with double brackets",
 }
 _FORMS: Mapping[str, str] = {
     "after": _A_DURATION, "max_age": _A_DURATION, "not_after": _A_DURATION,
-    "promotional_cap": _A_CAP, "quiet_hours": _HOURS, "time_zone": _A_ZONE,
+    "promotional_cap": _A_CAP, "quiet_hours": _HOURS, "time_zone": _A_ZONE, "at": _AN_HOUR,
 }  # fmt: skip
 """What is said of a key whose text follows rules of its own, in whatever table."""
 
@@ -343,7 +403,104 @@ def _read_file(data: dict[str, Any], templates: Collection[str] | None, mistakes
             path: Path = ("automation", index)
             automations += _read_automation(table, path, templates, mistakes)
             _check_unique(table.get("name"), path, first, mistakes)
-    return Automations(policy, tuple(automations), _read_site_policies(policies, policy, mistakes))
+    return Automations(
+        policy,
+        tuple(automations),
+        _read_site_policies(policies, policy, mistakes),
+        _read_reports(top.get("report", ()), mistakes),
+        _read_follows(top.get("follow", ()), mistakes),
+    )
+
+
+def _read_reports(tables: Sequence[object], mistakes: _Mistakes) -> tuple[ReportSchedule, ...]:
+    reports: list[ReportSchedule] = []
+    first: dict[str, Path] = {}
+    for index, table in enumerate(tables):
+        if isinstance(table, dict):
+            path: Path = ("report", index)
+            reports.append(_read_report(table, path, mistakes))
+            _check_unique(table.get("name"), path, first, mistakes)
+    return tuple(reports)
+
+
+def _read_report(table: dict[str, Any], path: Path, mistakes: _Mistakes) -> ReportSchedule:
+    values = _known(table, path, mistakes)
+
+    def wrong(key: str, what: str) -> None:
+        mistakes.add((*path, key), what, table.get(key, _NOTHING))
+
+    _check_name(table, values, wrong)
+    for key, allowed in (("every", EVERY), ("on", WEEKDAYS)):
+        _check_choice(values, key, allowed, wrong)
+    if "every" not in table:
+        wrong("every", f"is missing: it must be {_or(EVERY)}")
+    elif "on" in table and values.get("every") in ("day", "month"):
+        wrong("on", 'has no effect without every = "week"')
+    if not table.get("to"):
+        wrong("to", "is missing: it lists the addresses that the report goes to")
+    if len(values.get("to", ())) > MOST_REPORT_READERS:
+        wrong("to", f"must be at most {MOST_REPORT_READERS} addresses")
+    for index, address in _texts(values, "to"):
+        if not _AN_ADDRESS.fullmatch(address):
+            mistakes.add((*path, "to", index), "must be one address, such as board@example.com", address)
+    for key, most in (("top", MOST_TOP), ("idle_days", MOST_IDLE_DAYS)):
+        if key in values and not 1 <= values[key] <= most:
+            wrong(key, f"must be from 1 to {most}")
+    _check_patterns(values, "sites", path, mistakes)
+    return ReportSchedule(
+        name=values.get("name", ""),
+        every=values.get("every", ""),
+        to=tuple(dict.fromkeys(address for _, address in _texts(values, "to"))),
+        weekday=WEEKDAYS.index(values["on"]) if values.get("on") in WEEKDAYS else 0,
+        at=_read(values, "at", _time_of_day, time(8), path, mistakes),
+        sites=tuple(values.get("sites", "*")),
+        top=values.get("top", 10),
+        idle_days=values.get("idle_days", 90),
+    )
+
+
+def _read_follows(tables: Sequence[object], mistakes: _Mistakes) -> tuple[Follow, ...]:
+    follows: list[Follow] = []
+    first: dict[str, Path] = {}
+    for index, table in enumerate(tables):
+        if isinstance(table, dict):
+            path: Path = ("follow", index)
+            follows.append(_read_follow(table, path, mistakes))
+            _check_unique(table.get("name", follows[-1].name), path, first, mistakes)
+    return tuple(follows)
+
+
+def _read_follow(table: dict[str, Any], path: Path, mistakes: _Mistakes) -> Follow:
+    values = _known(table, path, mistakes)
+
+    def wrong(key: str, what: str) -> None:
+        mistakes.add((*path, key), what, table.get(key, _NOTHING))
+
+    rules_of = values.get("rules_of", "")
+    if "rules_of" not in table:
+        wrong("rules_of", "is missing: it is the id or the name of the group whose rules are followed")
+    elif "rules_of" in values and not rules_of.strip():
+        wrong("rules_of", "names no group")
+    elif "*" in rules_of:
+        wrong("rules_of", "must be one group, not a pattern; one with * in its name goes by its id")
+    elif len(rules_of) > LONGEST_GROUP_NAME:
+        wrong("rules_of", f"must be at most {LONGEST_GROUP_NAME} characters, as a group's name is")
+    if "name" in table:
+        _check_name(table, values, wrong)
+    for key in ("to_groups", "sites"):
+        _check_patterns(values, key, path, mistakes)
+    if len(values.get("to_groups", ())) > MOST_PATTERNS:
+        wrong("to_groups", f"must be at most {MOST_PATTERNS} groups or patterns")
+    for index, pattern in _texts(values, "to_groups"):
+        if len(pattern) > LONGEST_GROUP_NAME:
+            what = f"must be at most {LONGEST_GROUP_NAME} characters, as a group's name is"
+            mistakes.add((*path, "to_groups", index), what, pattern)
+    return Follow(
+        rules_of,
+        to_groups=tuple(values.get("to_groups", "*")),
+        sites=tuple(values.get("sites", "*")),
+        name=values.get("name", rules_of),
+    )
 
 
 def _read_policy(table: dict[str, Any], path: Path, default: Policy, mistakes: _Mistakes) -> Policy:
@@ -421,6 +578,12 @@ def _quiet_hours(text: str) -> QuietHours | None:
     return QuietHours(start, end)
 
 
+def _time_of_day(text: str) -> time:
+    if not (match := re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)", text, re.ASCII)):
+        raise ValueError(_AN_HOUR)
+    return time(int(match[1]), int(match[2]))
+
+
 def _time_zone(text: str) -> str:
     zones = _time_zones()
     if text not in zones:
@@ -456,11 +619,7 @@ def _read_automation(
         mistakes.add(path, "does nothing: `email` and `decide` are both missing")
     _check_reason(table, values, wrong)
     for key in ("groups", "sites"):
-        if values.get(key) == []:
-            wrong(key, 'is empty, so that this never applies: leave it out, or write ["*"]')
-        for index, pattern in _texts(values, key):
-            if not pattern.strip():
-                mistakes.add((*path, key, index), "fits nothing", pattern)
+        _check_patterns(values, key, path, mistakes)
     after_s = _read(values, "after", parse_duration, 0.0, path, mistakes)
     if after_s and "email" not in table:
         wrong("after", "has no effect without `email`: only letters wait, decisions are taken at once")
@@ -550,6 +709,15 @@ def _read_step(
         not_after_s=_read(values, "not_after", _not_after, automation.not_after_s, path, mistakes),
         unless_replied=values.get("unless_replied", True),
     )
+
+
+def _check_patterns(values: dict[str, Any], key: str, path: Path, mistakes: _Mistakes) -> None:
+    if values.get(key) == []:
+        what = 'is empty, so that this never applies: leave it out, or write ["*"]'
+        mistakes.add((*path, key), what, [])
+    for index, pattern in _texts(values, key):
+        if not pattern.strip():
+            mistakes.add((*path, key, index), "fits nothing", pattern)
 
 
 def _check_unique(name: object, path: Path, first: dict[str, Path], mistakes: _Mistakes) -> None:
@@ -663,7 +831,7 @@ def _known(table: dict[str, Any], path: Path, mistakes: _Mistakes) -> dict[str, 
         if kind is None:
             mistakes.add(place, f"is not known here{_where_it_belongs(key, name)}", value)
             continue
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             mistakes.add(place, hint or _KINDS[kind], value)
             continue
         known[key] = value
@@ -695,6 +863,8 @@ def _where_it_belongs(key: str, table: str) -> str:
         return ": it belongs below [automation.answers]"
     if table == "automation" and key in KEYS["automation.then"]:
         return ": it belongs below an [[automation.then]]"
+    if table in ("report", "follow"):
+        return _did_you_mean(key, KEYS[table])
     if not table and key in KEYS["automation"]:
         return ": it belongs below an [[automation]]"
     if key in KEYS["policy.site"]:

@@ -28,6 +28,7 @@ JOIN_APPROVED = "join_approved"
 JOIN_REJECTED = "join_rejected"
 JOIN_CANCELED = "join_canceled"
 GROUP_DELETED = "group_deleted"
+RULES_UPDATED = "group_rules_updated"
 MEMBER_DELETED = "member_deleted"
 CONTACT_CREATED = "contact_created"
 CONTACT_UPDATED = "contact_updated"
@@ -49,6 +50,7 @@ _TYPES = {
     "wix.social_groups.v2.join_group_request_cancelled": JOIN_CANCELED,
     "wix.social_groups.v2.join_group_request_canceled": JOIN_CANCELED,
     "wix.social_groups.v2.group_deleted": GROUP_DELETED,
+    "wix.social_groups.v2.group_rules_updated": RULES_UPDATED,
     "wix.members.v1.member_deleted": MEMBER_DELETED,
     "wix.contacts.v4.contact_created": CONTACT_CREATED,
     "wix.contacts.v4.contact_updated": CONTACT_UPDATED,
@@ -180,8 +182,15 @@ def read_details(event: Event) -> Details:
     person = _object(body.get("groupMember")) or _object(body.get("joinGroupRequest")) or body
     member = person.get("memberId") or person.get("siteMemberId")
     group = body.get("groupId")
-    if event.type in (JOIN_REQUESTED, JOIN_APPROVED, JOIN_REJECTED, JOIN_CANCELED, GROUP_DELETED):
-        # The created event's entity holds no group: its entityId is the group's (wix/webhooks.md, 3).
+    if event.type in (
+        JOIN_REQUESTED,
+        JOIN_APPROVED,
+        JOIN_REJECTED,
+        JOIN_CANCELED,
+        GROUP_DELETED,
+        RULES_UPDATED,
+    ):
+        # The entity of a new request, and of rules, holds no group: entityId is the group's (wix/webhooks.md, 3).
         group = group or entity_id
     if event.type == MEMBER_DELETED or event.type.startswith("wix.members.v1.member_"):
         member = member or entity_id

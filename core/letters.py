@@ -26,7 +26,7 @@ class PlannedLetter:
     key: str
     group: GroupId
     member: MemberId
-    automation: str
+    automation: str | None
     trigger: str
     purpose: Purpose
     template: str
@@ -34,6 +34,7 @@ class PlannedLetter:
     context: Mapping[str, Any] = field(default_factory=dict, repr=False)
     look_again: bool = False
     reason: str | None = None
+    job: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +90,18 @@ def letter_key(group: GroupId, member: MemberId, automation: str, joined_at: dat
     return f"{key}:{joined_at.replace(microsecond=0).isoformat()}"
 
 
+def job_letter_key(job: str, member: MemberId) -> str:
+    """Once for each member and job, in however many of its groups they are."""
+    return f"job:{job}:{member}"
+
+
+MAILINGS = ("group_email", "interest_email")
+"""Jobs that write to members of groups; as triggers, what set such a letter off."""
+
+
 def lost_ground(trigger: str, standing: Membership) -> str | None:
     """Why a letter set off by this trigger has no ground as the person stands now; None when it has."""
-    if trigger in ("member_added", "join_approved", "role_assigned"):
+    if trigger in ("member_added", "join_approved", "role_assigned", *MAILINGS):
         return None if standing.status == "joined" else "not a member of the group any more"
     if trigger == "join_requested":
         return None if standing.status in ("pending", "joined") else "the request is no longer pending"

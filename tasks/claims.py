@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from core.community import SiteId
@@ -16,6 +17,36 @@ from tasks.services import Services
 LONGEST_REST_S = 60.0
 TROUBLED_REST_S = 3.0
 """How long a site rests after Wix failed for it: one row looks again then, and the others wait behind it."""
+
+
+SLICE_S = 0.03
+"""How long bulk work waits without a look at the live work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """What bulk work asks between its steps: `serve` does what live work is due, `ending` says to stop soon."""
+
+    serve: Callable[[], None]
+    ending: Callable[[], bool]
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, and serve meanwhile; less when the process is about to end."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self.ending():
+            time.sleep(min(SLICE_S, left))
+            self.serve()
+
+    def patience(self, ends_at: float) -> Callable[[float], bool]:
+        """For WixPort.for_bulk: wait for room in the budget, as long as it comes before `ends_at`."""
+
+        def wait(seconds: float) -> bool:
+            if time.monotonic() + seconds > ends_at or self.ending():
+                return False
+            self.wait(seconds)
+            return not self.ending()
+
+        return wait
 
 
 class Claimed(Protocol):
@@ -53,16 +84,17 @@ def work_through(
     see_through: Callable[[T], bool],
     give_back: Callable[[Sequence[T]], None],
     ends_at: float,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """See each row through. `see_through` says whether the row's site can go on.
+    """See each row through. `see_through` says whether the row's site can go on; `stop` is asked before each.
 
-    Given back untouched: rows of a site that cannot, and what is left when the time is up or something
+    Given back untouched: rows of a site that cannot, and what is left when it is time to stop or something
     unforeseen is raised.
     """
     resting: set[SiteId] = set()
     left = list(claimed)
     try:
-        while left and time.monotonic() < ends_at:
+        while left and time.monotonic() < ends_at and not stop():
             item = left.pop(0)
             if item.site in resting:
                 give_back([item])

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
-from core.community import Member, MemberId, Site, SiteId
+from core.community import Member, Site, SiteId
 from core.consent import Purpose
 from core.errors import (
     AppError,
@@ -31,9 +31,12 @@ from core.errors import (
 )
 from core.gate import Defer, Facts, Send, Skip, decide
 from core.letters import MAIL_GIVES_UP_AFTER, retry_delay_s
+from core.ports import WixPort
 from integrations.email.unsubscribe import UnsubscribeClaim
+from integrations.store.jobs import DueJob
 from integrations.store.ledger import ClaimedLetter
-from tasks.claims import let_rest, work_through
+from tasks.claims import Break, let_rest, work_through
+from tasks.facts import look_up
 from tasks.ground import ground
 from tasks.services import Services
 from tasks.writing import Reader, write_letter
@@ -45,19 +48,36 @@ ENOUGH_TRIES = 12
 """However long a letter waited for us, for a pause or a cap: the mail server gets so many tries."""
 SHORT_WAIT_S = 1.0
 """A letter is held in hand for so long until its turn comes; for longer it goes back to the others."""
+JOB_SHARE = 0.9
+"""Of the letters of a minute and of a day: or else nobody could be welcomed on the day of a large mailing."""
+JOB_WAIT_S = 5.0
+"""The same for a letter of a job, whose hundred is not broken up for it; live letters go out meanwhile."""
 RECORDING_S = 900.0
 """How long the mail server's answer waits for a database that is away. The lease ends long before, so the letter
 shows as in doubt meanwhile."""
 
 
-def deliver_letters(services: Services, *, batch: int = 100, for_s: float = 5.0) -> bool:
-    """Deliver due letters for about `for_s`; True when more are left. What was not begun is given back.
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """How long letters may be sent, how one waits for its place in the pace, and what is asked between two letters."""
 
-    So what Wix said of a reader's consent is never older than one turn when their letter goes.
+    ends_at: float
+    wait: Callable[[float], None] = time.sleep
+    short_wait_s: float = SHORT_WAIT_S
+    stop: Callable[[], bool] = lambda: False
+
+
+def deliver_letters(
+    services: Services, *, batch: int = 100, for_s: float = 5.0, leave_line: bool = True
+) -> bool:
+    """Deliver due letters, those of jobs apart, for about `for_s`; True when more are left. What was not begun is given
+    back, so what Wix said of a reader's consent is never older than one turn when their letter goes.
+
+    `leave_line`: with nothing left to send, the connection is for others.
     """
-    ends_at = time.monotonic() + for_s
+    turn = _Turn(time.monotonic() + for_s)
     try:
-        while (left_s := ends_at - time.monotonic()) > 0:
+        while (left_s := turn.ends_at - time.monotonic()) > 0:
             room, wait_s = services.pacer.room(batch, left_s)
             if not room and wait_s >= left_s:
                 return False
@@ -66,43 +86,111 @@ def deliver_letters(services: Services, *, batch: int = 100, for_s: float = 5.0)
                 continue
             claimed = services.ledger.claim(room)
             if not claimed:
-                _leave_the_line(services)
+                if leave_line:
+                    leave_the_line(services)
                 return False
             if not services.slots.hold():  # others have all the connections there may be
                 services.ledger.give_back(claimed)
                 services.mail.close()
                 return False
-            _deliver_batch(claimed, services, ends_at)
+            _deliver_batch(claimed, services, turn)
     finally:
         services.ledger.hands_free()
     return True
 
 
-def _leave_the_line(services: Services) -> None:
+def deliver_for_jobs(services: Services, pause: Break, *, batch: int = 100, for_s: float = 120.0) -> bool:
+    """Deliver letters of running jobs, a hundred of one job at a time, and whatever live letter comes between two of
+    them; True when more are due.
+
+    A part of a hundred costs as many calls to Wix as all of it, so after the first only whole ones are begun.
+    """
+    ends_at = time.monotonic() + for_s
+    begun = False
+    try:
+        while (left_s := ends_at - time.monotonic()) > 0 and not pause.ending():
+            pause.serve()
+            room, _ = services.pacer.room(batch, left_s, share=JOB_SHARE)
+            if not room or (begun and room < batch):
+                return bool(room)
+            job = services.jobs.with_due_letters(services.chance())
+            if job is None:
+                return False
+            claimed = services.bulk.claim(room, job=job.id)
+            if not claimed:  # what was due is in doubt by now, or somebody else was quicker
+                services.jobs.look_again(job.id)
+                return False
+            if not services.slots.hold():
+                services.bulk.give_back(claimed)
+                services.mail.close()
+                return False
+            begun = True
+            if not _deliver_for_job(job, claimed, services, pause, ends_at):
+                return False
+    finally:
+        services.bulk.hands_free()
+    return True
+
+
+def _deliver_for_job(
+    job: DueJob, claimed: Sequence[ClaimedLetter], services: Services, pause: Break, ends_at: float
+) -> bool:
+    """See one hundred through. False: Wix cannot be asked just now."""
+    letters = [replace(letter, context={**job.context, **letter.context}) for letter in claimed]
+    looked_at = time.monotonic()
+    stopped = False
+
+    def stop() -> bool:
+        nonlocal looked_at, stopped
+        pause.serve()
+        if time.monotonic() - looked_at > 0.5:
+            looked_at = time.monotonic()
+            stopped = stopped or not services.jobs.is_running(job.id)
+        return stopped or pause.ending()
+
+    turn = _Turn(ends_at, pause.wait, JOB_WAIT_S, stop)
+    wix = services.wix.for_bulk(pause.patience(ends_at))
+    try:
+        see_through = _check_site(job.site, letters, services, turn, wix)
+    except RetryableError as exc:
+        services.bulk.give_back(letters)
+        if exc.counts:
+            let_rest(job.site, exc, services)
+        log.info("job.letters_wait", extra={"job": job.id, "site": job.site, "error": str(exc)})
+        return False
+    except BaseException:
+        services.bulk.give_back(letters)
+        raise
+    work_through(letters, see_through, services.bulk.give_back, ends_at, stop)
+    services.jobs.look_again(job.id)
+    return True
+
+
+def leave_the_line(services: Services) -> None:
     """Nothing to send: where connections are counted, another worker may have this one."""
     if services.slots.held:
         services.mail.close()
         services.slots.free()
 
 
-def _deliver_batch(claimed: Sequence[ClaimedLetter], services: Services, ends_at: float) -> None:
+def _deliver_batch(claimed: Sequence[ClaimedLetter], services: Services, turn: _Turn) -> None:
     by_site: dict[SiteId, list[ClaimedLetter]] = defaultdict(list)
     for letter in claimed:
         by_site[letter.site].append(letter)
     try:
-        while by_site and time.monotonic() < ends_at:
+        while by_site and time.monotonic() < turn.ends_at:
             site, letters = by_site.popitem()
-            _deliver_for_site(site, letters, services, ends_at)
+            _deliver_for_site(site, letters, services, turn)
     finally:
         if by_site:
             services.ledger.give_back([letter for letters in by_site.values() for letter in letters])
 
 
 def _deliver_for_site(
-    site: SiteId, letters: Sequence[ClaimedLetter], services: Services, ends_at: float
+    site: SiteId, letters: Sequence[ClaimedLetter], services: Services, turn: _Turn
 ) -> None:
     try:
-        see_through = _check_site(site, letters, services, ends_at)
+        see_through = _check_site(site, letters, services, turn)
     except AppError:
         services.ledger.give_back(letters)
         raise
@@ -112,55 +200,39 @@ def _deliver_for_site(
         for letter in letters:
             _put_off(letter, defect, services)
         return
-    work_through(letters, see_through, services.ledger.give_back, ends_at)
+    work_through(letters, see_through, services.ledger.give_back, turn.ends_at)
 
 
 def _check_site(
-    site: SiteId, letters: Sequence[ClaimedLetter], services: Services, ends_at: float
+    site: SiteId,
+    letters: Sequence[ClaimedLetter],
+    services: Services,
+    turn: _Turn,
+    patient: WixPort | None = None,
 ) -> Callable[[ClaimedLetter], bool]:
-    """Ask Wix and the suppressions once for all of them; what comes back sees one letter through."""
+    """Ask Wix and the suppressions once for all of them; what comes back sees one letter through.
+
+    `patient` asks for a job: what has to wait is raised then, and costs none of its letters an attempt.
+    """
     if site in services.sites.removed([site]):
         return lambda letter: _skip(letter, "the app was removed from this site", services)
-    asked_at = services.now()
+    wix = patient or services.wix
     try:
-        members = services.wix.get_members(site, {letter.member for letter in letters})
-        addresses = {member.email for member in members.values() if member.email}
-        subscriptions = services.wix.get_subscriptions(site, addresses) if addresses else {}
-        home = _site_or_nameless(site, services)
+        people = look_up(site, {letter.member for letter in letters}, wix, services)
+        home = _site_or_nameless(site, wix)
     except IntegrationError as exc:
+        if patient is not None and isinstance(exc, RetryableError):
+            raise
         obstacle = exc
         if len(letters) > 1 and isinstance(exc, PermanentError) and not isinstance(exc, ForbiddenError):
             # One of them is the reason, and the others need not go down with it.
-            return lambda letter: _check_site(site, [letter], services, ends_at)(letter)
+            return lambda letter: _check_site(site, [letter], services, turn)(letter)
         return lambda letter: _put_off(letter, obstacle, services)
-    people = {
-        letter.member: services.hashes.of(members[letter.member].email) if letter.member in members else ()
-        for letter in letters
-    }
-    suppressions = services.suppressions.standing(site, people)
-    policy = services.automations.policy_of(site)
-    recent: Mapping[MemberId, list[datetime]] = {}
-    if policy.promotional_cap is not None:
-        since = asked_at - timedelta(days=policy.promotional_cap.days)
-        recent = services.ledger.promotional_since(site, people, since)
 
     def see_through(letter: ClaimedLetter) -> bool:
-        member = members.get(letter.member)
-        facts = Facts(
-            purpose=letter.purpose,
-            group=letter.group,
-            member=member,
-            subscription=subscriptions.get(member.email.lower()) if member else None,
-            asked_at=asked_at,
-            now=services.now(),
-            due_at=letter.due_at,
-            sender=services.letterhead.sender,
-            policy=policy,
-            suppressions=suppressions.get(letter.member, ()),
-            recent=tuple(recent.get(letter.member, ())),
-        )
+        facts = people.facts(letter.member, letter.group, letter.purpose, letter.due_at, services)
         try:
-            _deliver(letter, home, facts, people[letter.member], services, ends_at)
+            _deliver(letter, home, facts, people.hashes[letter.member], services, turn)
         except SenderPausedError as exc:
             services.ledger.give_back([letter])
             log.info("letters.held", extra={"reason": str(exc)})
@@ -187,7 +259,7 @@ def _deliver(
     facts: Facts,
     address_hashes: Sequence[str],
     services: Services,
-    ends_at: float,
+    turn: _Turn,
 ) -> None:
     """Decide, write, send and record one letter. Raises what kept it from going out."""
     automation = services.automations.named(letter.row.automation)
@@ -212,7 +284,7 @@ def _deliver(
         return
 
     domain = services.hashes.domain_of(verdict.clearance.to)
-    if _has_its_turn(letter, domain, services, ends_at):
+    if _has_its_turn(letter, domain, services, turn):
         _hand_over(letter, site, facts, verdict, address_hashes, domain, services)
 
 
@@ -312,7 +384,7 @@ def _refused(
         services.senders.failed("", said)
 
 
-def _has_its_turn(letter: ClaimedLetter, domain: str, services: Services, ends_at: float) -> bool:
+def _has_its_turn(letter: ClaimedLetter, domain: str, services: Services, turn: _Turn) -> bool:
     """Whether it may go now by the pace of EMAIL_URL and by how its sender fares; if not, it is deferred.
 
     Raises SenderPausedError when nobody may be written to.
@@ -325,8 +397,8 @@ def _has_its_turn(letter: ClaimedLetter, domain: str, services: Services, ends_a
         reason = f"letters to this domain are paused: {pause.reason}"
     else:
         wait_s = services.pacer.take(domain)
-        while 0 < wait_s <= min(SHORT_WAIT_S, ends_at - time.monotonic()):
-            time.sleep(wait_s)
+        while 0 < wait_s <= min(turn.short_wait_s, turn.ends_at - time.monotonic()):
+            turn.wait(wait_s)
             wait_s = services.pacer.take(domain)
         if wait_s <= 0:
             return True
@@ -400,10 +472,10 @@ def _skip(letter: ClaimedLetter, reason: str, services: Services, evidence: str 
     return True
 
 
-def _site_or_nameless(site: SiteId, services: Services) -> Site:
+def _site_or_nameless(site: SiteId, wix: WixPort) -> Site:
     """The site's name is decoration: without the permission to read it letters go out all the same."""
     try:
-        return services.wix.get_site(site)
+        return wix.get_site(site)
     except PermanentError as exc:
         log.warning("site.nameless", extra={"site": site, "error": str(exc)})
         return Site(site)
@@ -416,4 +488,5 @@ def _fields(letter: ClaimedLetter) -> dict[str, object]:
         "group": letter.group,
         "member": letter.member,
         "automation": letter.row.automation,
+        **({"job": letter.row.job} if letter.row.job else {}),
     }

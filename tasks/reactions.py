@@ -16,8 +16,17 @@ from core.community import Answer, Group, MemberId, Membership
 from core.consent import Purpose
 from core.errors import ForbiddenError, PermanentError, RetryableError
 from core.events import Details, Event
-from core.letters import Effects, PlannedLetter, StopLetters, WixCall, letter_key, lost_ground
+from core.letters import (
+    MAILINGS,
+    Effects,
+    PlannedLetter,
+    StopLetters,
+    WixCall,
+    letter_key,
+    lost_ground,
+)
 from core.reconciliation import when_asked
+from tasks.jobs.mailing import later_joiners
 from tasks.services import Services
 
 Reaction = Callable[[Event, Details, Services], Effects]
@@ -34,8 +43,8 @@ class NotYetError(RetryableError):
 
 
 _ENDS: Mapping[str, tuple[str, ...]] = {
-    events.MEMBER_REMOVED: ("member_added", "join_approved", "role_assigned", "join_requested"),
-    events.MEMBER_LEFT: ("member_added", "join_approved", "role_assigned", "join_requested"),
+    events.MEMBER_REMOVED: ("member_added", "join_approved", "role_assigned", "join_requested", *MAILINGS),
+    events.MEMBER_LEFT: ("member_added", "join_approved", "role_assigned", "join_requested", *MAILINGS),
     events.JOIN_REJECTED: ("join_requested",),
     events.JOIN_CANCELED: ("join_requested",),
 }
@@ -180,6 +189,27 @@ def apply_automations(
         ),
         calls=calls,
     )
+
+
+def greet(event: Event, details: Details, services: Services) -> Effects:
+    """Somebody is in: as apply_automations, and a letter of each job that also writes to whoever joins later."""
+    effects = apply_automations(event, details, services)
+    if (
+        details.group is None
+        or details.member is None
+        or not services.jobs.heeding(event.site, details.group)
+    ):
+        return effects
+    age_s = (services.now() - event.occurred_at).total_seconds()
+    group = services.wix.get_group(event.site, details.group)
+    if (
+        group is None
+        or age_s > services.automations.policy_of(event.site).max_age_s
+        or services.wix.get_membership(event.site, group.id, details.member).status != "joined"
+    ):
+        return effects
+    letters = later_joiners(event.site, group, details.member, services)
+    return replace(effects, letters=(*effects.letters, *letters), ignored=None)
 
 
 def forget_person(event: Event, details: Details, services: Services) -> Effects:

@@ -203,6 +203,7 @@ def _look_at_groups(claimed: ClaimedWatch, wix: WixPort, services: Services) -> 
     now = claimed.now
     watch = replace(claimed.watch, since=claimed.watch.since or now)
     groups = list(wix.list_groups(watch.site))
+    services.group_days.note(watch.site, groups)
     rearranged = rearrange(watch, services.watches.of_site(watch.site), groups, services.automations, now)
     watched = claimed.beside + len(rearranged.new) - len(rearranged.dropped)
     return _Look(

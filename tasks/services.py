@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from core.automations import Automations
+from core.pacing import Limits
 from core.ports import MailPort, WixPort
 from integrations.email.pacing import Pacer, Slots
 from integrations.email.render import Renderer
 from integrations.email.unsubscribe import AddressHashes
+from integrations.store.group_days import GroupDays
+from integrations.store.jobs import Jobs
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
+from integrations.store.mailings import Mailings
 from integrations.store.outbox import Outbox
 from integrations.store.senders import Senders
 from integrations.store.sites import Sites
@@ -30,10 +34,15 @@ class Services:
 
     journal: Journal
     ledger: Ledger
+    bulk: Ledger
+    """The same ledger with a hand of its own: for letters of jobs, held while live ones go out between them."""
+    jobs: Jobs
+    mailings: Mailings
     outbox: Outbox
     suppressions: Suppressions
     sites: Sites
     watches: Watches
+    group_days: GroupDays
     wix: WixPort
     mail: MailPort
     senders: Senders
@@ -46,11 +55,16 @@ class Services:
     chance: Callable[[], float]
     now: Callable[[], datetime]
     settle_s: float = 30.0
+    calls_per_minute: float = 180.0
+    limits: Limits = field(default_factory=Limits)
+    """Of EMAIL_URL."""
 
     def let_go(self) -> None:
         """This process ends in the middle of its work: others may go on with it at once."""
         self.journal.let_go()
         self.ledger.let_go()
+        self.bulk.let_go()
+        self.jobs.let_go()
         self.outbox.let_go()
         self.watches.let_go()
 
@@ -58,6 +72,8 @@ class Services:
         """This process lives and works on what it claimed. Called every few seconds beside the work."""
         self.journal.renew()
         self.ledger.renew()
+        self.bulk.renew()
+        self.jobs.renew()
         self.outbox.renew()
         self.watches.renew()
         self.slots.keep()

@@ -15,7 +15,7 @@ from core.errors import JournalUnavailableError
 from tasks.events import run_events
 from tasks.outbox import pay_outbox
 from tasks.services import Services
-from tasks.turn import anything_due, take_turn
+from tasks.turn import live_due, take_turn
 
 log = logging.getLogger(__name__)
 
@@ -37,23 +37,28 @@ class Sweeper:
         self._due_since: float | None = None
         self._rung_at = float("-inf")
 
-    def look(self) -> str:
-        """One look: "nothing due", "waiting", "rung", "helped" or "done here"."""
-        if not anything_due(self._services):
+    def look(self, ending: Callable[[], bool] = lambda: False) -> str:
+        """One look: "nothing due", "waiting", "rung", "helped" or "done here". `ending`: this process ends soon."""
+        live = live_due(self._services)
+        if not live and not self._services.jobs.any_due():
             self._due_since = None
+            self._rung_at = float("-inf")
             return "nothing due"
         now = self._now()
-        if self._due_since is None:
+        if not live:
+            self._due_since = None  # a job may take hours: that is no reason to help
+        elif self._due_since is None:
             self._due_since = now
             self._rung_at = float("-inf")
+        waits = self._due_since is not None and now - self._due_since >= PATIENCE_S
         if now - self._rung_at >= RING_EVERY_S:
             if self._ring() is None:
-                take_turn(self._services)
+                take_turn(self._services, ending)
                 return "done here"
             self._rung_at = now
-            if now - self._due_since < PATIENCE_S:
+            if not waits:
                 return "rung"
-        if now - self._due_since >= PATIENCE_S:
+        if waits and self._due_since is not None:
             # Never letters: a silent mail server would hold this process up as well.
             log.warning("sweep.helps", extra={"due_for_s": round(now - self._due_since, 1)})
             run_events(self._services)
@@ -65,7 +70,7 @@ class Sweeper:
         """Look again and again until `stop` is set; a database that is away is waited for."""
         while not stop.is_set():
             try:
-                self.look()
+                self.look(stop.is_set)
             except JournalUnavailableError as exc:
                 log.warning("sweep.database_away", extra={"error": str(exc)})
             except Exception:

@@ -33,10 +33,19 @@ class Board:
     """What the children of one worker see of each other. Made before the fork: it is shared memory."""
 
     def __init__(self, children: int) -> None:
-        memory = mmap.mmap(-1, 8 + children)  # without a file
+        memory = mmap.mmap(-1, 9 + children)  # without a file
         self._heard_at = c_double.from_buffer(memory)
-        self._busy = (c_bool * children).from_buffer(memory, 8)
+        self._ending = c_bool.from_buffer(memory, 8)
+        self._busy = (c_bool * children).from_buffer(memory, 9)
         self.hear()
+
+    @property
+    def ending(self) -> bool:
+        """The worker was asked to end: nothing long is begun any more."""
+        return self._ending.value
+
+    def end(self) -> None:
+        self._ending.value = True
 
     @property
     def heard_at(self) -> float:
@@ -151,7 +160,7 @@ class Shift:
             return  # somebody is at it, and rings when more is left
         try:
             self._board.set_busy(self._child, True)
-            if take_turn(self._services):
+            if take_turn(self._services, lambda: self._board.ending):
                 self._doorbell.ring()
         finally:
             self._board.set_busy(self._child, False)

@@ -17,13 +17,12 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from admin.api import admin_api
+from admin.api import Limiter, Office, admin_api
 from asgi import create_app
 from core.community import MemberId, Membership, SiteId, Subscription
 from core.errors import MailDeferredError, MailInDoubtError
 from integrations.store.database import Database
 from integrations.store.journal import Journal
-from integrations.store.ledger import Ledger
 from tasks.routes import ROUTES
 from tests.house import ANN, RUNNERS, SITE, Clock, House, a_house, an_event
 from tests.test_web_app import running, settings_for
@@ -63,8 +62,14 @@ class Counter:
 
 def a_counter(database: Database, token: str = TOKEN) -> Counter:
     rings: list[None] = []
-    api = admin_api(token, Journal(database, listened=ROUTES), Ledger(database), lambda: rings.append(None))
+    api = admin_api(token, an_office(database, lambda: rings.append(None)), Limiter())
     return Counter(Starlette(routes=[api]), rings)
+
+
+def an_office(database: Database, ring: Callable[[], None] = lambda: None) -> Office:
+    return Office.over(
+        database, Journal(database, listened=ROUTES), ring, frozenset({"welcome", "yoga-offer"})
+    )
 
 
 def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
@@ -605,7 +610,7 @@ def test_a_locked_database_is_503_and_nothing_was_changed(tmp_path: Path, clock:
 
 
 def test_a_defect_is_a_problem_without_its_details(database: Database):
-    api = admin_api(TOKEN, Journal(database, listened=ROUTES), None, list)  # type: ignore[arg-type]
+    api = admin_api(TOKEN, replace(an_office(database), ledger=None), Limiter())  # type: ignore[arg-type]
     transport = httpx.ASGITransport(app=Starlette(routes=[api]), raise_app_exceptions=False)
 
     async def ask() -> httpx.Response:
@@ -636,7 +641,7 @@ def test_each_action_is_one_line_with_who_and_ids(
     counter.post(f"/api/v1/messages/{letter}/give-up")
     counter.ask("GET", "/api/v1/events", headers={"Authorization": "Bearer a-wrong-one"})
 
-    ours = [vars(record) for record in caplog.records if record.name == "admin.api"]
+    ours = [vars(record) for record in caplog.records if record.name.startswith("admin.api")]
     assert [(line["msg"], line.get("who")) for line in ours] == [
         ("event.replayed", "admin"),
         ("letter.released", "admin"),

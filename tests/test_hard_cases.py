@@ -40,7 +40,7 @@ def test_a_released_letter_whose_zombie_wakes_up_with_the_servers_yes_does_not_g
 ):
     house = a_house(database, clock)
     zombie, letter = a_zombie_between_mark_and_dot(house, clock)
-    house.services.ledger.release(letter.id)
+    house.services.ledger.release(letter.id, who="a test")
     clock.move(minutes=5)
 
     zombie.sent(letter, "250 taken")
@@ -72,7 +72,7 @@ def test_a_worker_that_is_ended_while_the_server_is_silent_leaves_the_doubt_to_b
 def test_a_yes_that_comes_after_giving_up_counts(database: Database, clock: Clock):
     house = a_house(database, clock)
     zombie, letter = a_zombie_between_mark_and_dot(house, clock)
-    house.services.ledger.give_up(letter.id)
+    house.services.ledger.give_up(letter.id, who="a test")
 
     zombie.sent(letter, "250 taken")
 
@@ -83,12 +83,12 @@ def test_a_yes_that_comes_after_giving_up_counts(database: Database, clock: Cloc
 def test_a_release_can_be_taken_back_while_the_letter_waits(database: Database, clock: Clock, decision: str):
     house = a_house(database, clock)
     _, letter = a_zombie_between_mark_and_dot(house, clock)
-    house.services.ledger.release(letter.id)
+    house.services.ledger.release(letter.id, who="a test")
 
     if decision == "found":
-        assert house.services.ledger.found_accepted(["<x@y>"]) == 1
+        assert house.services.ledger.found_accepted(["<x@y>"], who="a test") == 1
     else:
-        house.services.ledger.give_up(letter.id)
+        house.services.ledger.give_up(letter.id, who="a test")
     clock.move(hours=1)
     deliver_letters(house.services)
 
@@ -103,7 +103,7 @@ def test_a_letter_that_was_released_once_is_not_planned_anew(database: Database,
     house.mail.dies_after_dot = [MailInDoubtError("no answer")]
     house.work()
     [row] = house.services.ledger.letters()
-    house.services.ledger.release(row.id)
+    house.services.ledger.release(row.id, who="a test")
     house.wix.memberships.clear()
     house.work()
     house.wix.memberships[RUNNERS, ANN] = Membership("joined")
@@ -125,7 +125,7 @@ def test_a_replay_that_wix_tells_another_joining_date_writes_to_nobody_twice(
     clock.move(days=1)
     house.wix.memberships[RUNNERS, ANN] = Membership("joined")  # far down in a long list: no date any more
 
-    house.services.journal.replay(an_event(clock).id)
+    house.services.journal.replay(an_event(clock).id, who="a test")
     house.work()
 
     assert house.mail.readers == ["ann@example.com"]
@@ -149,7 +149,7 @@ def test_an_old_removal_of_the_app_stops_no_letter_of_the_new_installation(
     if how == "late":
         house.hear(removal)
     else:
-        house.services.journal.replay(removal.id)
+        house.services.journal.replay(removal.id, who="a test")
     house.work()
     clock.move(hours=3)
     house.work()
@@ -179,7 +179,7 @@ def test_an_erasure_reaches_an_event_that_was_replayed_and_died(database: Databa
     house = a_house(database, clock)
     house.hear(an_event(clock))
     house.work()
-    house.services.journal.replay(an_event(clock).id)
+    house.services.journal.replay(an_event(clock).id, who="a test")
     house.wix.fails["get_membership"] = [PermanentError("Wix answered 400")]
     house.work()
 
@@ -210,7 +210,7 @@ def test_an_erasure_is_not_replayed(database: Database, clock: Clock):
     house.work()
 
     with pytest.raises(WrongStateError, match="erasure"):
-        house.services.journal.replay(erasure.id)
+        house.services.journal.replay(erasure.id, who="a test")
 
 
 def test_two_reads_of_wix_that_disagree_for_a_moment_are_one_welcome(database: Database, clock: Clock):

@@ -334,7 +334,7 @@ def test_a_bounce_settles_a_letter_in_doubt(post: Post) -> None:
 def test_a_bounce_of_a_letter_that_was_given_up_still_tells_of_its_address(post: Post) -> None:
     with post.house.database.begin() as tx:
         tx.execute(sa.update(messages).values(state="in_doubt", sent_at=None))
-    given_up = post.house.services.ledger.give_up(post.letter.id)
+    given_up = post.house.services.ledger.give_up(post.letter.id, who="a test")
 
     assert post.come_back("postfix-user-unknown", times=2) == "bounced: the address is dead"
     assert (post.letter.state, post.letter.reason) == ("failed", given_up.reason)

@@ -282,6 +282,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.accept([(SITES[0], "e1")])
         [hold] = self.take(self.processes[0], "events", 1)
         self.finish(hold, "letters", ANN, letters)
+        with self.database.begin() as tx:
+            tx.execute(
+                sa.insert(metadata.tables["jobs"]).values(
+                    id=JOB, site=SITES[0], kind="group_email", params={}, who="a test", state="running",
+                    phase="wait", cursor={}, plan={}, next_at=tx.now + timedelta(days=900),
+                    created_at=tx.now, updated_at=tx.now,
+                )
+            )  # fmt: skip
         for member in job:
             self.plan_for_a_job(SITES[0], member)
         if under_way:
@@ -344,7 +352,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.wait(then.pause_s, then.alive)
         process = self.processes[then.process]
         if then.limit:
-            self.take(process, then.table, then.limit)
+            self.take(process, then.table, then.limit, JOB if then.pick % 2 else None)
         held = [hold for each in self.processes for hold in each.hands if hold.row.table == then.table]
         held.sort(key=lambda hold: hold.stands and hold.until > self.clock())  # who is too late comes first
         if held and then.how != "nothing":
@@ -364,16 +372,20 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 self.finish(hold, then.how, then.member, then.letters)
 
-    def take(self, process: Process, table: str, limit: int) -> list[Hold]:
+    def take(self, process: Process, table: str, limit: int, job: str | None = None) -> list[Hold]:
+        """`job`: of letters those of this job, else those of none."""
         now = self.clock()
         process.turns[table] += 1
-        anything = process.stores[table].any_due()
-        claimed = sorted(process.stores[table].claim(limit), key=lambda item: self.key_of(item, table))
+        anything = job is not None or process.stores[table].any_due()
+        lane = {"job": job} if table == "messages" else {}
+        claimed = sorted(
+            process.stores[table].claim(limit, **lane), key=lambda item: self.key_of(item, table)
+        )
         if table == "messages":
             for row in self.rows[table].values():
-                if row.state == "sending" and row.next_at <= now:
+                if row.state == "sending" and row.next_at <= now and row.job == job:
                     row.state = "in_doubt" if row.marked else "planned"
-        due = self.due(table)
+        due = [row for row in self.due(table) if not lane or row.job == job]
         stored = self.stored(table)[table] if any(row.hold for row in due) else {}
         for item in claimed:
             row = self.rows[table][self.key_of(item, table)]
@@ -745,14 +757,14 @@ class StoreMachine(RuleBasedStateMachine):
         several = sum(id_ == key[1] for _, id_ in self.rows["events"]) > 1
         site = SiteId(key[0]) if name_the_site else None
         with pytest.raises(NotThereError):
-            self.journal.replay(EventId("never came"), site)
+            self.journal.replay(EventId("never came"), site, who="a test")
         if row.state == "received" or (several and site is None):
             before = self.everything()
             with pytest.raises(WrongStateError):
-                self.journal.replay(EventId(key[1]), site)
+                self.journal.replay(EventId(key[1]), site, who="a test")
             assert self.everything() == before, "refused, and done all the same"
         else:
-            self.journal.replay(EventId(key[1]), site)
+            self.journal.replay(EventId(key[1]), site, who="a test")
             row.state, row.next_at, row.crashes = "received", self.clock(), 0
         self.work(then)
 
@@ -771,25 +783,25 @@ class StoreMachine(RuleBasedStateMachine):
             before = self.everything()
             for decision in (self.ledger.release, self.ledger.give_up):
                 with pytest.raises(WrongStateError):
-                    decision(id_)
-            assert self.ledger.found_accepted([message_id]) == 0
+                    decision(id_, who="a test")
+            assert self.ledger.found_accepted([message_id], who="a test") == 0
             assert self.everything() == before, "refused, and done all the same"
         elif how == "release" and waits:
             with pytest.raises(WrongStateError):
-                self.ledger.release(id_)
+                self.ledger.release(id_, who="a test")
         elif how == "release":
             self.release(row)
         elif how == "give up":
-            self.ledger.give_up(id_)
+            self.ledger.give_up(id_, who="a test")
             row.state, row.crashes, row.unanswered = "failed", 0, False
         elif row.taken:
-            assert self.ledger.found_accepted(["<of somebody else>", message_id]) == 1
+            assert self.ledger.found_accepted(["<of somebody else>", message_id], who="a test") == 1
             row.state, row.hold, row.unanswered = "sent", None, False
         self.work(then)
 
     def release(self, row: Row) -> None:
         now = self.clock()
-        self.ledger.release(self.id_of(row.site, row.key))
+        self.ledger.release(self.id_of(row.site, row.key), who="a test")
         row.next_at = now if row.hold is None else max(now, row.next_at + MAY_STILL_COME)
         row.state, row.crashes, row.marked, row.unanswered = "planned", 0, False, False
         row.released += 1
@@ -880,14 +892,15 @@ class StoreMachine(RuleBasedStateMachine):
                 self.finish(hold, "letters", ANN, [(member, "welcome", 9, 0, False) for member in ADDRESSES])
             for hold in self.take(healthy, "outbox", 20):
                 self.pay(hold, "done")
-            claimed = self.take(healthy, "messages", 20)
-            for hold in [hold for hold in self.too_late if not hold.stands]:
-                self.too_late.remove(hold)
-                self.mark(hold)
-            for hold in claimed:
-                self.mark(hold)
-                if hold.marked:
-                    self.send(hold, "answer", "taken")
+            for job in (None, JOB):
+                claimed = self.take(healthy, "messages", 20, job)
+                for hold in [hold for hold in self.too_late if not hold.stands]:
+                    self.too_late.remove(hold)
+                    self.mark(hold)
+                for hold in claimed:
+                    self.mark(hold)
+                    if hold.marked:
+                        self.send(hold, "answer", "taken")
             self.the_rows_keep_the_promises()
             open_rows = [
                 row
@@ -904,7 +917,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert not open_rows, "something never comes to its end"
         assert set(self.journal.counts()) <= ENDS["events"]
         certain = [row for row in self.rows["messages"].values() if row.state != "in_doubt"]
-        assert self.ledger.found_accepted([f"<{row.site}/{row.key}>" for row in certain]) == 0
+        assert self.ledger.found_accepted([f"<{row.site}/{row.key}>" for row in certain], who="a test") == 0
 
 
 EXAMPLES = {"sqlite": 80, "postgresql": 25}

@@ -343,9 +343,9 @@ def test_what_the_mail_server_accepted_becomes_sent_and_nothing_else_does(usher:
 def test_what_was_decided_meanwhile_is_not_found_any_more(house: House):
     letter = a_letter_in_doubt(house)
     [message_id] = message_ids(house)
-    house.services.ledger.give_up(letter)
+    house.services.ledger.give_up(letter, who="a test")
 
-    assert house.services.ledger.found_accepted([message_id.decode()]) == 0
+    assert house.services.ledger.found_accepted([message_id.decode()], who="a test") == 0
     assert states(house) == {letter: "failed"}
 
 
@@ -451,10 +451,10 @@ def test_who_decides_while_somebody_else_does_is_told(
     letters = letters_in_doubt(house, 2)
     real_release = type(house.services.ledger).release
 
-    def release_a_moment_later(ledger: object, id: str) -> object:  # noqa: A002 (the row's own word)
+    def release_a_moment_later(ledger: object, id: str, who: str) -> object:  # noqa: A002 (the row's own word)
         if id == letters[0]:
-            house.services.ledger.give_up(id)
-        return real_release(ledger, id)  # type: ignore[arg-type]
+            house.services.ledger.give_up(id, who="a test")
+        return real_release(ledger, id, who=who)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(house.services.ledger), "release", release_a_moment_later)
     said = usher("messages", "release", *letters, "--yes")

@@ -24,6 +24,7 @@ Whatever else an admin hands in is there by its own name and needs `|default(…
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 import traceback
@@ -191,6 +192,8 @@ class Renderer:
         if not self._letters and not mistakes:
             what = f"no letters here (a letter is a folder with {', '.join(FILES)})"
             mistakes.append(Finding("error", str(directory), None, what))
+        layout = [folder for folder in folders if folder.is_dir() and folder.name.startswith("_")]
+        self._fingerprints = {name: _digest([*layout, directory / name]) for name in self._letters}
         if findings is not None:
             findings += mistakes
         elif mistakes:
@@ -198,6 +201,10 @@ class Renderer:
 
     def names(self) -> frozenset[str]:
         return frozenset(self._letters)
+
+    def fingerprint(self, name: str) -> str:
+        """Another one when anything was changed in the letter or in the layout all letters share."""
+        return self._fingerprints[name]
 
     def places(self, name: str) -> dict[str, str]:
         """The languages a letter is there in, and their folders: its own first, the others by name."""
@@ -402,6 +409,13 @@ def _render(template: jinja2.Template, values: Mapping[str, Any]) -> str:
     if len(filled) > LONGEST_PART:
         raise SecurityError(f"longer than {LONGEST_PART} characters")
     return filled
+
+
+def _digest(folders: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _folder_of(variant: tuple[jinja2.Template, ...]) -> str:

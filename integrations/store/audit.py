@@ -6,13 +6,14 @@ A line is written in the transaction of the act itself, so there is none without
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from integrations.store.database import Database, Transaction
+from integrations.store.reach import EVERYTHING, Reach
 from integrations.store.tables import audit
 from integrations.store.work import equals, page
 
@@ -28,14 +29,17 @@ class Audit:
         who: str | None = None,
         action: str | None = None,
         object: str | None = None,  # noqa: A002 (the row's own word)
-        sites: Collection[str] | None = None,
+        reach: Reach = EVERYTHING,
+        of_sites: bool = False,
         limit: int | None = 100,
         after: tuple[datetime, str] | None = None,
     ) -> list[sa.Row[Any]]:
-        """Newest first; `sites` leaves what is about these alone. `after`: `at` and `id` of the last row seen."""
+        """Newest first; `of_sites` leaves out what is about no site, such as tokens. `after`: `at` and `id` of the last
+        row seen."""
         where = equals(audit, {"site": site, "who": who, "action": action, "object": object})
-        if sites is not None:
-            where.append(audit.c.site.in_(list(sites)))
+        where += reach.within(audit.c.site)
+        if of_sites:
+            where.append(audit.c.site.is_not(None))
         with self._database.read() as tx:
             return page(tx, audit, audit.c.at, where, limit=limit, after=after)
 

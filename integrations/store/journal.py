@@ -18,9 +18,11 @@ from core.errors import MalformedEventError, NotThereError, WrongStateError
 from core.events import ABOUT_ADDRESSES, Event, EventId, read_details
 from core.letters import Effects
 from core.reconciliation import Heard
+from integrations.store.audit import note
 from integrations.store.database import Database, Transaction
 from integrations.store.ledger import plan_letters, stop_letters
 from integrations.store.outbox import owe_calls
+from integrations.store.reach import EVERYTHING, Reach
 from integrations.store.sites import note_site
 from integrations.store.suppressions import blank_if_forgotten, forget_member, heed_address
 from integrations.store.tables import events
@@ -144,7 +146,13 @@ class Journal:
         with self._database.begin() as tx:
             renew(tx, events, _WAITING, lease=self._hand.lease, lease_s=LEASE_S)
 
-    def replay(self, id: EventId, site: SiteId | None = None) -> sa.Row[Any]:  # noqa: A002 (the event's own word)
+    def replay(
+        self,
+        id: EventId,  # noqa: A002 (the event's own word)
+        site: SiteId | None = None,
+        *,
+        who: str,
+    ) -> sa.Row[Any]:
         """Have an event that came to its end worked off once more, and return its row as it is now. Its letters keep
         their keys: nobody gets a second.
 
@@ -154,7 +162,7 @@ class Journal:
         with self._database.begin() as tx:
             found = list(
                 tx.execute(
-                    sa.select(events.c.site, events.c.state, events.c.erasure)
+                    sa.select(events.c.site, events.c.state, events.c.erasure, events.c.attempts)
                     .where(*where)
                     .with_for_update()
                     .limit(2)
@@ -168,6 +176,15 @@ class Journal:
                 raise WrongStateError("an erasure keeps nothing that could be worked off again")
             if found[0].state == "received":
                 raise WrongStateError("the event is received, so it is worked off anyway")
+            note(
+                tx,
+                who,
+                "event.replay",
+                f"event {id}",
+                site=found[0].site,
+                before={"state": found[0].state, "attempts": found[0].attempts},
+                after={"state": "received", "attempts": 0},
+            )
             return tx.execute(
                 sa.update(events)
                 .where(*where)
@@ -190,12 +207,13 @@ class Journal:
         site: SiteId | None = None,
         type: str | None = None,  # noqa: A002
         state: str | None = None,
+        reach: Reach = EVERYTHING,
         limit: int | None = 100,
         after: tuple[datetime, str, str] | None = None,
     ) -> list[sa.Row[Any]]:
         """Newest first, without payloads; `after` is `received_at`, `site` and `id` of the last row seen."""
         wanted = {"id": id, "site": site, "type": type, "state": state}
-        where = equals(events, wanted)
+        where = [*equals(events, wanted), *reach.within(events.c.site)]
         with self._database.read() as tx:
             return page(tx, events, events.c.received_at, where, limit=limit, after=after)
 

@@ -26,10 +26,13 @@ from core.errors import (
     WithdrawnError,
     WrongStateError,
 )
+from core.jobs import WAIT
 from core.letters import PlannedLetter, StopLetters, letter_key
+from integrations.store.audit import note
 from integrations.store.database import Database, Transaction
+from integrations.store.reach import EVERYTHING, Reach
 from integrations.store.senders import whole_sender_paused
-from integrations.store.tables import messages, suppressions
+from integrations.store.tables import jobs, messages, suppressions
 from integrations.store.work import (
     LEASE_S,
     MOST_CRASHES,
@@ -38,6 +41,7 @@ from integrations.store.work import (
     claim,
     equals,
     give_back,
+    in_state,
     let_go,
     page,
     renew,
@@ -47,6 +51,7 @@ from integrations.store.work import (
 _WAITING = ("planned", "deferred")
 _STALE_AFTER = timedelta(seconds=60)
 """A letter that waited longer than this is looked at again: the person may have left meanwhile."""
+_STALE_OF_A_JOB_AFTER = timedelta(hours=6)
 _RELEASED = "released while in doubt"
 """In place of a reply: perhaps somebody has this letter, so it is never planned anew."""
 MAY_STILL_COME = timedelta(minutes=15)
@@ -78,10 +83,15 @@ class Ledger:
         self._hand = Hand()
         self.hands_free = self._hand.free
 
-    def claim(self, limit: int) -> list[ClaimedLetter]:
-        """Take up to `limit` due letters, after sorting out what dead workers left in `sending`."""
+    def claim(self, limit: int, *, job: str | None = None) -> list[ClaimedLetter]:
+        """Take up to `limit` due letters, after sorting out what dead workers left in `sending`: letters of no job, so
+        that none waits behind a job's, or of this one, as long as it runs."""
+        lane = sa.and_(
+            in_state(messages, (*_WAITING, "sending")),  # as the index has it
+            messages.c.job.is_(None) if job is None else _of_running_job(job),
+        )
         with self._database.begin() as tx:
-            left = sa.and_(messages.c.state == "sending", messages.c.next_at <= tx.now)
+            left = sa.and_(lane, messages.c.state == "sending", messages.c.next_at <= tx.now)
             # The lease stays on the row: its holder may be alive after all and know how it ended.
             tx.execute(
                 sa.update(messages)
@@ -98,7 +108,7 @@ class Ledger:
                 lease=self._hand.take(),
                 limit=limit,
                 lease_s=LEASE_S,
-                where=~whole_sender_paused(tx, self._sender),
+                where=sa.and_(lane, ~whole_sender_paused(tx, self._sender)),
                 state="sending",
             )
             for row in rows:
@@ -114,7 +124,7 @@ class Ledger:
                 trigger=row.trigger,
                 purpose=Purpose(row.purpose),
                 template=row.email_template,
-                look_again=row.look_again or row.attempts > 0 or tx.now - row.due_at > _STALE_AFTER,
+                look_again=row.look_again or _is_stale(row, tx.now),
                 attempts=row.attempts,
                 due_at=row.due_at,
                 context=row.context,
@@ -271,24 +281,30 @@ class Ledger:
             return tx.connection.scalar(query) or 0
 
     def any_due(self) -> bool:
+        """Whether a letter of no job is due."""
         with self._database.read() as tx:
             held_back = whole_sender_paused(tx, self._sender)
             # What a dead worker left is sorted out whether or not anything may go.
-            where = sa.or_(messages.c.state == "sending", ~held_back)
+            where = sa.and_(messages.c.job.is_(None), sa.or_(messages.c.state == "sending", ~held_back))
             return any_due(tx, messages, (*_WAITING, "sending"), where=where)
 
-    def release(self, id: str) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
+    def release(self, id: str, *, who: str) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
         """Send a letter in doubt again, because somebody decided so; returns its row as it is now.
 
         It is due anew: the person and their consent are looked at again, and the mail server has its four days. One
         whose process never said how it ended waits first, as `reason` says. Raises NotThereError, WrongStateError.
         """
         with self._database.begin() as tx:
-            at = may_go_at(self._in_doubt(tx, id), tx.now)
+            row = self._in_doubt(tx, id)
+            if row.job is not None and (state := _reopen(tx, row.job)) in ("cancelled", "failed"):
+                raise WrongStateError(f"the job of this letter is {state}")
+            at = may_go_at(row, tx.now)
             waits = f"released; waits until {at:%Y-%m-%d %H:%M:%S} UTC, as its process may only be frozen"
             return self._decide(
                 tx,
-                id,
+                row,
+                who,
+                "message.release",
                 state="planned",
                 marked=False,
                 look_again=True,
@@ -298,18 +314,22 @@ class Ledger:
                 due_at=at,
             )
 
-    def give_up(self, id: str) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
+    def give_up(self, id: str, *, who: str) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
         """Never send a letter in doubt, or one that was released and still waits; returns its row as it is now.
 
         Raises NotThereError, WrongStateError.
         """
         with self._database.begin() as tx:
-            self._in_doubt(tx, id, or_released=True)
             return self._decide(
-                tx, id, state="failed", reason="given up: nobody knows whether the mail server has it"
+                tx,
+                self._in_doubt(tx, id, or_released=True),
+                who,
+                "message.give-up",
+                state="failed",
+                reason="given up: nobody knows whether the mail server has it",
             )
 
-    def found_accepted(self, message_ids: Collection[str]) -> int:
+    def found_accepted(self, message_ids: Collection[str], *, who: str) -> int:
         """The mail server has these letters, by its own records; returns how many of them were in doubt, or had been
         released and still waited."""
         with self._database.begin() as tx:
@@ -326,8 +346,11 @@ class Ledger:
                     reply="found among what the mail server accepted",
                     sent_at=tx.now,
                 )
-            )
-            return settled.rowcount
+                .returning(messages.c.id, messages.c.site)
+            ).all()
+            for row in settled:
+                note(tx, who, "message.found", f"message {row.id}", site=row.site, after={"state": "sent"})
+            return len(settled)
 
     def _in_doubt(self, tx: Transaction, id: str, *, or_released: bool = False) -> sa.Row[Any]:  # noqa: A002
         row = tx.execute(sa.select(messages).where(messages.c.id == id).with_for_update()).first()
@@ -337,10 +360,20 @@ class Ledger:
             raise WrongStateError(f"the letter is {row.state}, not in doubt")
         return row
 
-    def _decide(self, tx: Transaction, id: str, **values: Any) -> sa.Row[Any]:  # noqa: A002 (the row's own word)
+    def _decide(self, tx: Transaction, row: sa.Row[Any], who: str, action: str, **values: Any) -> sa.Row[Any]:
         # The lease stays: its holder may wake up with the mail server's answer, which says more than any decision.
-        decided = sa.update(messages).where(messages.c.id == id).values(crashes=0, **values)
-        return tx.execute(decided.returning(messages)).one()
+        decided = sa.update(messages).where(messages.c.id == row.id).values(crashes=0, **values)
+        now = tx.execute(decided.returning(messages)).one()
+        note(
+            tx,
+            who,
+            action,
+            f"message {row.id}",
+            site=row.site,
+            before={"state": row.state},
+            after={"state": now.state},
+        )
+        return now
 
     def page(
         self,
@@ -352,6 +385,7 @@ class Ledger:
         group: str | None = None,
         automation: str | None = None,
         state: str | None = None,
+        reach: Reach = EVERYTHING,
         limit: int | None = 100,
         after: tuple[datetime, str] | None = None,
     ) -> list[sa.Row[Any]]:
@@ -365,9 +399,23 @@ class Ledger:
             "automation": automation,
             "state": state,
         }
-        where = equals(messages, wanted)
+        where = [*equals(messages, wanted), *reach.within(messages.c.site, messages.c.group_id)]
         with self._database.read() as tx:
             return page(tx, messages, messages.c.created_at, where, limit=limit, after=after)
+
+    def of_job(self, job: str, state: str, *, after: str, limit: int) -> list[sa.Row[Any]]:
+        """Letters of a job in one state, by their ids, after this one."""
+        where = [*equals(messages, {"job": job, "state": state}), messages.c.id > after]
+        columns = (
+            messages.c.id,
+            messages.c.member,
+            messages.c.group_id,
+            messages.c.state,
+            messages.c.reason,
+            messages.c.sent_at,
+        )
+        with self._database.read() as tx:
+            return list(tx.execute(sa.select(*columns).where(*where).order_by(messages.c.id).limit(limit)))
 
     def letters(self, site: SiteId | None = None) -> list[sa.Row[Any]]:
         """All rows, oldest first, optionally of one site."""
@@ -378,9 +426,33 @@ class Ledger:
             return list(tx.execute(query))
 
 
+def _of_running_job(job: str) -> sa.ColumnElement[bool]:
+    runs = sa.exists().where(jobs.c.id == job, jobs.c.state == "running")
+    return sa.and_(messages.c.job == job, messages.c.job.is_not(None), runs)
+
+
+def _is_stale(row: sa.Row[Any], now: datetime) -> bool:
+    """It waited so long that the person may have left meanwhile. A job looks at the whole group when it is confirmed,
+    which serves its letters for some hours: asking for each of them would cost as many calls as there are letters."""
+    if row.job is not None:
+        return bool(now - row.due_at > _STALE_OF_A_JOB_AFTER)
+    return bool(row.attempts > 0 or now - row.due_at > _STALE_AFTER)
+
+
 def was_released(row: sa.Row[Any]) -> bool:
     """Somebody decided to send it again while it was in doubt, and it still waits."""
     return row.state in _WAITING and row.reply == _RELEASED
+
+
+def _reopen(tx: Transaction, job: str) -> str | None:
+    """A job that was done has something to do again; returns the state it was in."""
+    state: str | None = tx.connection.scalar(
+        sa.select(jobs.c.state).where(jobs.c.id == job).with_for_update()
+    )
+    if state == "done":
+        running = {"state": "running", "phase": WAIT, "cursor": {}, "next_at": tx.now, "finished_at": None}
+        tx.execute(sa.update(jobs).where(jobs.c.id == job).values(updated_at=tx.now, **running))
+    return state
 
 
 def _is_released() -> sa.ColumnElement[bool]:
@@ -464,6 +536,9 @@ def _number(address_hash: str) -> int:
 def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequence[PlannedLetter]) -> None:
     """Write each letter once for its key. One that was only ever skipped may be planned anew: nobody got it."""
     before = _planned_before(tx, site, event, letters)
+    for job in {letter.job for letter in letters if letter.job}:
+        if _reopen(tx, job) in ("cancelled", "failed", None):
+            letters = [letter for letter in letters if letter.job != job]
     for letter in letters:
         if letter.key not in before.get((letter.member, letter.automation), {letter.key}):
             continue
@@ -471,6 +546,7 @@ def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequ
             "group_id": letter.group,
             "member": letter.member,
             "automation": letter.automation,
+            "job": letter.job,
             "event": event,
             "trigger": letter.trigger,
             "purpose": str(letter.purpose),
@@ -505,15 +581,15 @@ def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequ
 
 def _planned_before(
     tx: Transaction, site: SiteId, event: str | None, letters: Sequence[PlannedLetter]
-) -> dict[tuple[str, str], set[str]]:
+) -> dict[tuple[str, str | None], set[str]]:
     """What this event has led to before, by member and automation: the keys. A replay, or a second attempt, may be told
     another date of joining by Wix, and so arrive at another key."""
     dated = [
         letter
         for letter in letters
-        if letter.key != letter_key(letter.group, letter.member, letter.automation)
+        if letter.automation and letter.key != letter_key(letter.group, letter.member, letter.automation)
     ]
-    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    found: dict[tuple[str, str | None], set[str]] = defaultdict(set)
     if dated and event is not None:
         rows = tx.execute(
             sa.select(messages.c.member, messages.c.automation, messages.c.key).where(

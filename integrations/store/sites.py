@@ -26,6 +26,12 @@ class Sites:
             )
             return frozenset(SiteId(row.site) for row in rows)
 
+    def active(self) -> list[SiteId]:
+        """Those that have the app, by id."""
+        with self._database.read() as tx:
+            query = sa.select(sites.c.site).where(sites.c.state == "active").order_by(sites.c.site)
+            return [SiteId(row.site) for row in tx.execute(query)]
+
     def rest(self, site: SiteId, for_s: float) -> None:
         """Nobody works on this site's rows for so long: its budget is used up, or Wix is in trouble."""
         with self._database.begin() as tx:

@@ -16,6 +16,7 @@ from core.consent import Suppression
 from core.letters import StopLetters, WixCall
 from core.subscriptions import BOUNCED_AT_WIX, UNSUBSCRIBED_AT_WIX, AddressNews, is_answered
 from integrations.store.database import Database, Transaction
+from integrations.store.jobs import forget_listed
 from integrations.store.ledger import stands, stop_letters, suppression_subjects
 from integrations.store.outbox import owe_calls
 from integrations.store.tables import events, messages, outbox, suppressions
@@ -268,6 +269,7 @@ def forget_member(tx: Transaction, site: SiteId, member: MemberId) -> None:
         .values(state="void", reason=FORGOTTEN, finished_at=tx.now, lease=None)
     )
     tx.execute(sa.update(events).where(events.c.site == site, events.c.member == member).values(payload="{}"))
+    forget_listed(tx, site, member)
     suppress(tx, site, f"member:{member}", "all", cause="forgotten", reason=FORGOTTEN)
 
 

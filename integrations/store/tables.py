@@ -162,6 +162,7 @@ messages = sa.Table(
     sa.Index(
         "ix_messages_job",
         "job",
+        "state",
         "id",
         sqlite_where=sa.text("job IS NOT NULL"),
         postgresql_where=sa.text("job IS NOT NULL"),

@@ -44,8 +44,18 @@ class Hand:
 
 def is_due(tx: Transaction, table: sa.Table, waiting: Sequence[str]) -> sa.ColumnElement[bool]:
     """Rows of a site that rests wait with it, so they neither burn attempts nor stand before other sites' rows."""
-    resting = sa.exists().where(sites.c.site == table.c.site, sites.c.rests_until > tx.now)
-    return sa.and_(table.c.state.in_(waiting), table.c.next_at <= tx.now, ~resting)
+    return sa.and_(in_state(table, waiting), table.c.next_at <= tx.now, ~site_rests(tx, table))
+
+
+def in_state(table: sa.Table, states: Sequence[str]) -> sa.ColumnElement[bool]:
+    """The states stand in the statement itself, as a partial index spells them: SQLite sees only of the very same
+    words that it fits."""
+    spelt = [sa.literal(state, table.c.state.type, literal_execute=True) for state in states]
+    return table.c.state == spelt[0] if len(spelt) == 1 else table.c.state.in_(spelt)
+
+
+def site_rests(tx: Transaction, table: sa.Table) -> sa.ColumnElement[bool]:
+    return sa.exists().where(sites.c.site == table.c.site, sites.c.rests_until > tx.now)
 
 
 def claim(
@@ -153,8 +163,7 @@ def renew(
 
 
 def equals(table: sa.Table, wanted: Mapping[str, object]) -> list[sa.ColumnElement[bool]]:
-    """A condition for each value that is not None. The state stands in the statement itself: SQLite takes a partial
-    index only when it can see that it fits."""
+    """A condition for each value that is not None; the state as in_state has it."""
     return [
         table.c[name] == sa.literal(value, table.c[name].type, literal_execute=name == "state")
         for name, value in wanted.items()

@@ -14,6 +14,8 @@ from core.automations import (
     TRIGGERS,
     Automation,
     Automations,
+    Follow,
+    ReportSchedule,
     applicable,
     parse_automations,
     parse_duration,
@@ -102,8 +104,11 @@ def test_what_the_shipped_file_only_notes_down_is_read_too():
     assert found.policy.quiet_hours == QuietHours(time(21), time(8))
     assert [policy.time_zone for policy in found.site_policies.values()] == ["America/New_York"]
     assert [step.name for step in found.automations if step.is_step] == ["welcome.first-week"]
+    assert [(report.name, report.every, report.to) for report in found.reports] == [
+        ("for-the-board", "week", ("board@example.com",))
+    ]
     in_use = parse_automations(text, templates=TEMPLATES)
-    assert (in_use.policy, in_use.site_policies) == (Policy(), {})
+    assert (in_use.policy, in_use.site_policies, in_use.reports) == (Policy(), {}, ())
 
 
 def test_every_key_is_explained_in_the_documents_and_no_other():
@@ -295,6 +300,149 @@ def test_each_mistake_of_a_policy_is_named_with_line_field_and_value(table, key,
 def test_mistakes_around_sites_are_named_too(text, line, field, what, got):
     (problem,) = problems_of(text)
     assert_names(problem, line, field, what, got)
+
+
+# Reports.
+
+A_REPORT = '[[report]]\nname = "board"\nevery = "week"\nto = ["a@b.example"]\n'
+
+
+def test_a_report_is_read_with_what_it_leaves_out():
+    (report,) = parse_automations(A_REPORT).reports
+    assert report == ReportSchedule("board", "week", ("a@b.example",))
+    assert (report.weekday, report.at, report.top, report.idle_days) == (0, time(8), 10, 90)
+    assert "a@b.example" not in repr(report)
+
+
+def test_all_that_a_report_says_is_kept():
+    text = A_REPORT + 'on = "friday"\nat = "17:05"\nsites = ["a*"]\ntop = 3\nidle_days = 30\n'
+    (report,) = parse_automations(text).reports
+    assert (report.weekday, report.at, report.top, report.idle_days) == (4, time(17, 5), 3, 30)
+    assert (report.is_for(SiteId("Abc")), report.is_for(SiteId("bc"))) == (True, False)
+
+
+def test_the_same_address_twice_is_one():
+    text = A_REPORT.replace('["a@b.example"]', '["a@b.example", "c@b.example", "a@b.example"]')
+    assert parse_automations(text).reports[0].to == ("a@b.example", "c@b.example")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field", "what", "got"),
+    [
+        (A_REPORT.replace("week", "year"), 3, "report.every", "must be day, week or month", '"year"'),
+        (A_REPORT + 'on = "mon"', 5, "report.on", 'did you mean "monday"?', '"mon"'),
+        (
+            A_REPORT.replace("week", "day") + 'on = "monday"',
+            5,
+            "report.on",
+            "has no effect without",
+            '"monday"',
+        ),
+        (A_REPORT + "on = 1", 5, "report.on", "must be a text", "1"),
+        (A_REPORT + 'at = "8:00"', 5, "report.at", "must be a time of day in quotes", '"8:00"'),
+        (A_REPORT + "at = 08:00:00", 5, "report.at", "must be a time of day in quotes", '"08:00:00"'),
+        (A_REPORT + "top = 0", 5, "report.top", "must be from 1 to 100", "0"),
+        (A_REPORT + "top = 101", 5, "report.top", "must be from 1 to 100", "101"),
+        (A_REPORT + "top = true", 5, "report.top", "must be a whole number", "true"),
+        (A_REPORT + "idle_days = 1.5", 5, "report.idle_days", "must be a whole number", "1.5"),
+        (A_REPORT + "idle_days = 3651", 5, "report.idle_days", "must be from 1 to 3650", "3651"),
+        (A_REPORT + "sites = []", 5, "report.sites", "is empty, so that this never applies", "[]"),
+        (A_REPORT.replace('"a@b.example"', ""), 4, "report.to", "is missing: it lists the addresses", "[]"),
+        (A_REPORT.replace("a@b.example", "board"), 4, "report.to", "must be one address", '"board"'),
+        (
+            A_REPORT.replace("a@b.example", "A <a@b.example>"),
+            4,
+            "report.to",
+            "must be one",
+            '"A <a@b.example>"',
+        ),
+        (A_REPORT.replace('"a@b.example"', "1"), 4, "report.to", "must be a text in", "1"),
+        (A_REPORT + "tops = 3", 5, "report.tops", 'did you mean "top"?', "3"),
+        ("report = 1", 1, "report", "write [[report]], with double brackets", "1"),
+        ("[report]", 1, "report", "write [[report]], with double brackets", "{}"),
+    ],
+)
+def test_each_mistake_of_a_report_is_named_with_line_field_and_value(text, line, field, what, got):
+    assert_names(problems_of(text)[0], line, field, what, got)
+
+
+def test_what_a_report_needs_is_missed_by_name():
+    problems = problems_of("[[report]]\ntop = 1")
+    assert [problem.split(": ")[1] for problem in problems] == ["report.name", "report.every", "report.to"]
+
+
+def test_no_two_reports_have_the_same_name_and_no_more_than_twenty_readers():
+    (problem,) = problems_of(A_REPORT + A_REPORT)
+    assert_names(problem, 6, "report.name", "must be unique, and is taken on line 2", '"board"')
+    many = ", ".join(f'"{number}@b.example"' for number in range(21))
+    (problem,) = problems_of(A_REPORT.replace('"a@b.example"', many))
+    assert "report.to: must be at most 20 addresses" in problem
+
+
+# Groups that are followed.
+
+A_FOLLOW = '[[follow]]\nrules_of = "House Rules"\n'
+
+
+def test_a_follow_is_read_with_what_it_leaves_out():
+    (follow,) = parse_automations(A_FOLLOW).follows
+    assert follow == Follow("House Rules", ("*",), ("*",), "House Rules")
+    assert follow.is_for(SITE)
+
+
+def test_all_that_a_follow_says_is_kept():
+    text = A_FOLLOW + 'to_groups = ["Yoga*", "g1"]\nsites = ["site-*"]\nname = "house"\n'
+    (follow,) = parse_automations(text).follows
+    assert follow == Follow("House Rules", ("Yoga*", "g1"), ("site-*",), "house")
+    assert (follow.is_for(SiteId("site-2")), follow.is_for(SiteId("other"))) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("rules_of", "names"),
+    [
+        ("house  rules", True),
+        ("HOUSE RULES", True),
+        ("9e2b7c64", True),
+        ("House", False),
+        ("9E2B7C64", False),
+        ("Hous? Rules", False),
+    ],
+)
+def test_one_group_is_followed_by_its_name_or_its_id(rules_of, names):
+    assert Follow(rules_of).names(Group(GroupId("9e2b7c64"), "House Rules")) is names
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field", "what", "got"),
+    [
+        ("[[follow]]", 1, "follow.rules_of", "is missing: it is the id or the name", "nothing"),
+        (A_FOLLOW.replace("House Rules", " "), 2, "follow.rules_of", "names no group", '" "'),
+        (A_FOLLOW.replace("House", "*"), 2, "follow.rules_of", "must be one group, not a", '"* Rules"'),
+        (A_FOLLOW.replace('"House Rules"', '["a"]'), 2, "follow.rules_of", "must be a text in", '["a"]'),
+        (A_FOLLOW.replace("House", "H" * 200), 2, "follow.rules_of", "must be at most 100", '"HHH'),
+        (A_FOLLOW + "to_groups = []", 3, "follow.to_groups", "is empty, so that this never", "[]"),
+        (A_FOLLOW + 'to_groups = ["a", " "]', 3, "follow.to_groups", "fits nothing", '" "'),
+        (A_FOLLOW + f'to_groups = ["{"x" * 101}"]', 3, "follow.to_groups", "must be at most 100", '"xxx'),
+        (A_FOLLOW + f"to_groups = {['g'] * 1001}", 3, "follow.to_groups", "must be at most 1000", '["g'),
+        (A_FOLLOW + 'sites = "a"', 3, "follow.sites", "must be a list of texts", '"a"'),
+        (A_FOLLOW + 'name = "House"', 3, "follow.name", 'because keys are made of it; "house"', '"House"'),
+        (A_FOLLOW + 'to_group = ["a"]', 3, "follow.to_group", 'did you mean "to_groups"?', '["a"]'),
+        (A_FOLLOW + A_FOLLOW, 3, "follow.name", "must be unique, and is taken on line 1", '"House'),
+        (A_FOLLOW + 'name = "a"\n' + A_FOLLOW + 'name = "a"', 6, "follow.name", "taken on line 3", '"a"'),
+        ("follow = 1", 1, "follow", "write [[follow]], with double brackets", "1"),
+        ("[follow]", 1, "follow", "write [[follow]], with double brackets", "{}"),
+    ],
+)
+def test_each_mistake_of_a_follow_is_named_with_line_field_and_value(text, line, field, what, got):
+    (problem,) = problems_of(text)
+    assert problem.startswith(f"f.toml:{line}: {field}: ")
+    assert what in problem
+    assert f"(got {got}" in problem
+
+
+def test_two_follows_of_one_group_go_by_names_of_their_own():
+    text = A_FOLLOW + 'name = "a"\nto_groups = ["x"]\n' + A_FOLLOW + 'to_groups = ["y"]'
+    assert [follow.name for follow in parse_automations(text).follows] == ["a", "House Rules"]
 
 
 # Steps.
@@ -1009,6 +1157,12 @@ lines = st.sampled_from(
         "policy = 1",
         "[automation]",
         "max_age = ''",
+        "[[report]]",
+        "every = 'week'",
+        "at = '25:00'",
+        "to = ['a@b.example', 1]",
+        "top = true",
+        "report = 1",
         "{",
         '"""',
     ]

@@ -507,6 +507,7 @@ def test_whoever_sends_a_letter_asked_the_gate() -> None:
     assert senders == {
         "admin/letters.py": {"mail"},
         "integrations/email/transport.py": {"smtp"},
+        "tasks/jobs/report.py": {"services.mail"},
         "tasks/letters.py": {"services.mail"},
     }
 

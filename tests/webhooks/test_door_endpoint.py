@@ -102,7 +102,7 @@ OUTCOMES = {
     "wix.social_groups.v2.group_request_rejected": Expected(),
     "wix.social_groups.v2.group_role_assigned": Expected(events.ROLE_ASSIGNED, YOGA, BEN, "ADMIN"),
     "wix.social_groups.v2.group_role_unassigned": Expected("", YOGA, BEN, "ADMIN"),
-    "wix.social_groups.v2.group_rules_updated": Expected(),
+    "wix.social_groups.v2.group_rules_updated": Expected(events.RULES_UPDATED, YOGA),
     "wix.social_groups.v2.group_updated": Expected(),
     "wix.social_groups.v2.join_group_request_approved": Expected(events.JOIN_APPROVED, RUNNERS, CHLOE),
     "wix.social_groups.v2.join_group_request_created": Expected(events.JOIN_REQUESTED, RUNNERS, CHLOE),

@@ -110,7 +110,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_messages_job",
         "messages",
-        ["job", "id"],
+        ["job", "state", "id"],
         unique=False,
         sqlite_where=sa.text("job IS NOT NULL"),
         postgresql_where=sa.text("job IS NOT NULL"),

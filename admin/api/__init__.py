@@ -1,0 +1,90 @@
+"""The admin API, /api/v1/: look at events, letters and jobs, set jobs off, and decide about what got stuck.
+
+Whoever shows a token is its holder, with a role and a reach; ADMIN_TOKEN is the owner of everything. Everything below
+/api/ that is not an answer is a problem document (RFC 9457), also what this API does not know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from admin.api.description import PATH, describe_api
+from admin.api.entrance import Entrance, Limiter
+from admin.api.jobs import JOBS
+from admin.api.operations import BASICS, Call, Office, Operation
+from admin.api.problems import problem, problem_of, problem_of_defect, problem_of_http
+from admin.api.reading import parse_json, read_id, read_json, read_key, read_query
+from core.errors import AppError
+
+OPERATIONS = BASICS + JOBS
+"""Everything the API does, as one table: the routes and the OpenAPI document are both made of it."""
+
+__all__ = ["OPERATIONS", "Limiter", "Office", "admin_api"]
+
+
+def admin_api(token: str, office: Office, limiter: Limiter) -> Mount:
+    """`token` is ADMIN_TOKEN: without one nobody gets in."""
+    by_path: dict[str, dict[str, Operation]] = defaultdict(dict)
+    for operation in OPERATIONS:
+        by_path[operation.path][operation.method] = operation
+    described = json.dumps(describe_api(OPERATIONS)).encode()
+
+    async def describe(_request: Request) -> Response:
+        return Response(described, media_type="application/json", headers={"Cache-Control": "no-cache"})
+
+    api = Starlette(
+        routes=[
+            Route(PATH, describe, methods=["GET"]),
+            *(
+                Route(path, _endpoint(by_method, office), methods=list(by_method))
+                for path, by_method in by_path.items()
+            ),
+        ],
+        middleware=[
+            Middleware(
+                Entrance,
+                admin_token=token,
+                tokens=office.tokens,
+                limiter=limiter,
+                open_to_all=f"/api{PATH}",
+            )
+        ],
+        exception_handlers={
+            HTTPException: problem_of_http,
+            AppError: problem_of,
+            Exception: problem_of_defect,
+        },
+    )
+    api.router.redirect_slashes = False
+    return Mount("/api", app=api)
+
+
+def _endpoint(by_method: Mapping[str, Operation], office: Office) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        operation = by_method["GET" if request.method == "HEAD" else request.method]
+        holder = request.state.holder
+        if holder.role not in operation.roles:
+            allowed = ", ".join(sorted(operation.roles))
+            return problem(403, f"this is for tokens of the role {allowed}; yours is {holder.role}")
+        id_ = read_id(request) if "{id" in operation.path else ""
+        query = read_query(request, operation.query)
+        key = read_key(request) if operation.needs_key else ""
+        raw = await read_json(request, operation.body_bytes) if operation.body else b""
+
+        def act() -> Response:
+            body = parse_json(raw, operation.body) if operation.body else None
+            return operation.act(office, Call(holder, id_, query, body, key))
+
+        return await run_in_threadpool(act)
+
+    return endpoint

@@ -1,0 +1,77 @@
+"""How a job is shown to a person, by the API and the command line alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from admin.recovery import MESSAGE_STATES, shape
+from core.jobs import Counts
+from integrations.store.jobs import Item, Jobs
+from integrations.store.ledger import Ledger
+
+ROWS_AT_ONCE = 1000
+
+
+def describe_job(row: sa.Row[Any], counts: Counts, now: datetime | None = None) -> dict[str, Any]:
+    """`{"id", "kind", "site", "state", "params", "counts", "skipped_by_reason", "cost", "confirm_token"?, "result"?,
+    "error"?, "eta"?, "created_at", "updated_at"}`; the token while it is of use, `eta` with `now` while it runs."""
+    optional = ("result", "error") + (("confirm_token",) if row.state == "previewed" else ())
+    found = shape(row, ("id", "kind", "site", "state", "params", "created_at", "updated_at"), optional)
+    found["counts"] = {
+        "total": counts.total,
+        "done": counts.done,
+        "skipped": counts.skipped,
+        "failed": counts.failed,
+        "in_doubt": counts.in_doubt,
+    }
+    found["skipped_by_reason"] = dict(counts.skipped_by_reason)
+    found["cost"] = row.cost
+    if now is not None and (ends_at := expected_end(row, counts, now)) is not None:
+        found["eta"] = f"{ends_at:%Y-%m-%dT%H:%M:%S.%fZ}"
+    return found
+
+
+def expected_end(row: sa.Row[Any], counts: Counts, now: datetime) -> datetime | None:
+    """When a job that runs will be over at the pace it had so far, and not before what its preview found it takes."""
+    if row.state != "running" or row.confirmed_at is None:
+        return None
+    least_s = (row.cost or {}).get("seconds_at_least", 0)
+    ends_at: datetime = max(now, row.confirmed_at + timedelta(seconds=least_s))
+    finished = counts.done + counts.failed + counts.in_doubt
+    if finished and counts.waiting:
+        ends_at = max(ends_at, now + (now - row.confirmed_at) * (counts.waiting / finished))
+    return ends_at
+
+
+def describe_item(item: Item) -> dict[str, Any]:
+    """`{"number", "state", "reason"?, "group"?, "member"?, "attempts"}`"""
+    found = {"number": item.number, "state": item.state, "attempts": item.attempts}
+    optional = {"reason": item.reason, "group": item.group, "member": item.member}
+    return found | {name: value for name, value in optional.items() if value}
+
+
+COLUMNS = ("row", "member", "group", "state", "reason", "sent_at")
+
+
+def rows_of(job: str, ledger: Ledger, jobs: Jobs) -> Iterator[Sequence[Sequence[object]]]:
+    """Everybody a job is about, COLUMNS, some hundreds at once: its letters, then its rows. A letter that goes out
+    meanwhile is there once, as it was when it was read."""
+    seen: set[str] = set()
+    for state in MESSAGE_STATES:
+        after = ""
+        while letters := ledger.of_job(job, state, after=after, limit=ROWS_AT_ONCE):
+            after = letters[-1].id
+            yield [
+                ("", row.member, row.group_id, row.state, row.reason, row.sent_at and row.sent_at.isoformat())
+                for row in letters
+                if row.id not in seen
+            ]
+            seen.update(row.id for row in letters)
+    number = -1
+    while items := jobs.items(job, after=number, limit=ROWS_AT_ONCE):
+        number = items[-1].number
+        yield [(item.number, item.member, item.group, item.state, item.reason, None) for item in items]
