@@ -22,7 +22,7 @@ USAGE = """usage: python3 dev.py TASK [arguments]
   test      the whole test suite (arguments go to pytest)
   lint      format, lint, types, import contracts
   check     lint, then test
-  chaos     hurt everything at once; nothing may be lost or go out twice (--soak MINUTES, --letters, --seed N)
+  chaos     hurt everything at once; nothing may be lost or go out twice (--soak MINUTES, --letters, --jobs, --seed N)
   bench     the measurements of benchmarks/
   usher …   any usher command
 """

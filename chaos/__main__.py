@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chaos import letters, points
+from chaos import jobs, letters, points
 from chaos.runs import CLOSED_PORT, Kind, Outcome, storm, strike
 from chaos.stage import PostgresStore, SqliteStore
 
@@ -100,6 +100,14 @@ def send_letters(console: Console, kinds: Sequence[Kind], seed: int, number: int
     return all(well)
 
 
+def do_jobs(console: Console, kinds: Sequence[Kind], seed: int, members: int) -> bool:
+    """True when every job on every database came to what it must."""
+    with ProcessPoolExecutor(len(kinds), mp_context=multiprocessing.get_context("spawn")) as pool:
+        outcomes = [pool.submit(jobs.run, kind, seed, members) for kind in kinds]
+        well = [jobs.show(console, outcome.result()) for outcome in outcomes]
+    return all(well)
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 dev.py chaos", description=__doc__)
     add = parser.add_argument
@@ -118,6 +126,10 @@ def main(arguments: Sequence[str]) -> int:
         metavar="N",
         help=f"instead: so many letters ({letters.LETTERS}) meet mail servers as they are",
     )
+    add(
+        "--jobs", action="store_true", help="instead: the admin's bigger jobs, while what runs them is killed"
+    )
+    add("--members", type=int, default=jobs.MEMBERS, help="of the group that --jobs writes to")
     add("--broken", choices=(*points.BROKEN_WAYS, "all"), help="break Usher, to see that this finds it out")
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
@@ -133,6 +145,8 @@ def main(arguments: Sequence[str]) -> int:
     kinds += [PostgresStore] if options.database != "sqlite" else []
     if options.letters is not None:
         return 0 if send_letters(console, kinds, seed, options.letters) else 1
+    if options.jobs:
+        return 0 if do_jobs(console, kinds, seed, options.members) else 1
     ends_at = time.monotonic() + options.soak * 60
     stretch = 5.0 if options.soak else 1.0
     while True:
