@@ -35,6 +35,12 @@ def describe_job(row: sa.Row[Any], counts: Counts, now: datetime | None = None) 
     return found
 
 
+def in_brief(described: dict[str, Any]) -> dict[str, Any]:
+    """A job as one of many: without its list of people, and without its result."""
+    params = {name: value for name, value in described["params"].items() if name != "people"}
+    return {name: value for name, value in described.items() if name != "result"} | {"params": params}
+
+
 def expected_end(row: sa.Row[Any], counts: Counts, now: datetime) -> datetime | None:
     """When a job that runs will be over at the pace it had so far, and not before what its preview found it takes."""
     if row.state != "running" or row.confirmed_at is None:
@@ -48,10 +54,14 @@ def expected_end(row: sa.Row[Any], counts: Counts, now: datetime) -> datetime | 
 
 
 def describe_item(item: Item) -> dict[str, Any]:
-    """`{"number", "state", "reason"?, "group"?, "member"?, "attempts"}`"""
+    """`{"number", "state", "reason"?, "group"?, "member"?, "attempts"}`, and of a rollout's groups `"name"`, `"diff"`
+    in words, what was there `"before"` and what is to be there `"after"`. What was said of people stays inside."""
     found = {"number": item.number, "state": item.state, "attempts": item.attempts}
     optional = {"reason": item.reason, "group": item.group, "member": item.member}
-    return found | {name: value for name, value in optional.items() if value}
+    optional |= {
+        name: item.data.get(name) for name in ("name", "diff", "before", "after") if "name" in item.data
+    }
+    return found | {name: value for name, value in optional.items() if value is not None}
 
 
 COLUMNS = ("row", "member", "group", "state", "reason", "sent_at")

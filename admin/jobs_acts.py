@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from admin.jobs import COLUMNS, describe_job, rows_of
+from admin.jobs import COLUMNS, describe_job, in_brief, rows_of
 from admin.jobs_given import find_job
 from admin.jobs_printed import ROLLOUTS, print_jobs, show_job_page
 from admin.recovery import COMMAND_LINE, agree, check_filters, open_desk, show_table
+from core.cells import defuse
 from core.errors import ConfigError
 from integrations.store.jobs import Jobs
 
@@ -34,7 +35,9 @@ def list_jobs(*, site: str | None, kind: str | None, state: str | None, limit: i
         counts = jobs.counts(rows[:limit])
         now = desk.now()
     if as_json:
-        print(json.dumps([describe_job(row, counts[row.id], now) for row in rows[:limit]], indent=2))
+        print(
+            json.dumps([in_brief(describe_job(row, counts[row.id], now)) for row in rows[:limit]], indent=2)
+        )
         return
     print_jobs(rows[:limit], counts, most=limit)
     if len(rows) > limit:
@@ -97,17 +100,12 @@ def _write_csv(rows: Iterator[Sequence[object]], file: str) -> None:
             writer = csv.writer(out)
             writer.writerow(COLUMNS)
             for row in rows:
-                writer.writerow(map(defuse, row))
+                writer.writerow([defuse(cell) if isinstance(cell, str) else cell for cell in row])
                 written += 1
     except OSError as exc:
         raise ConfigError("Not written", [f"--csv: {file} cannot be written ({exc.strerror})"]) from exc
     if file != "-":
         print(f"{written} rows are in {file}.")
-
-
-def defuse(value: object) -> object:
-    """A text that a spreadsheet would take for a formula is marked as a text (OWASP on CSV injection)."""
-    return f"'{value}" if isinstance(value, str) and value.lstrip()[:1] in tuple("=+-@") else value
 
 
 def act_on(id: str, verb: str, *, yes: bool, as_json: bool) -> None:  # noqa: A002

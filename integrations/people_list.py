@@ -17,6 +17,7 @@ from typing import Any
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 
+from core.cells import FORMULA
 from core.community import LONGEST_ID, is_plain
 from core.matching import fold
 from core.people import Listed
@@ -199,7 +200,6 @@ _INVISIBLE = dict.fromkeys(
     [0xAD, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, *range(0x2066, 0x206A), 0xFEFF]
 )
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-_FORMULA = ("=", "+", "-", "@")
 _ADDRESS = re.compile(r"[^\s<>,;|()\"]+@[^\s<>,;|()\"]*")
 _GUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
 _PHONE = re.compile(r"(?<![\w.])(?:tel:)?[+(]?\d[\d\s()./-]{4,}\d(?!\w)")
@@ -489,7 +489,7 @@ def _plain(text: str) -> str:
     """Without what nobody sees, and without the mark that keeps a spreadsheet from calculating."""
     text = " ".join(_visible(text).split())
     bare = text.removeprefix("'").lstrip()
-    return bare if bare.startswith(_FORMULA) else text
+    return bare if bare.startswith(FORMULA) else text
 
 
 def _visible(text: str) -> str:
@@ -497,8 +497,7 @@ def _visible(text: str) -> str:
 
 
 def _defuse(cell: str) -> str:
-    """As OWASP says of CSV injection: a spreadsheet takes no cell that begins with ' for a formula."""
-    return f"'{cell}" if _visible(cell).lstrip().startswith(_FORMULA) else cell
+    return f"'{cell}" if _visible(cell).lstrip().startswith(FORMULA) else cell
 
 
 def _describe(candidate: Mapping[str, str]) -> str:

@@ -413,3 +413,20 @@ def test_a_letter_in_doubt_that_is_released_opens_its_job_again(house: House):
     house.turn()
     assert house.counts(job).done == 1
     assert house.job(job).state == "done"
+
+
+def test_the_sample_is_a_letter_that_somebody_will_get(house: House):
+    house.wix.groups[YOGIS] = Group(YOGIS, "Yoga at dawn")
+    join(house, 1)
+    keen = join(house, 2, YOGIS)
+    house.wix.answers[YOGIS, keen] = (Answer("Why?", "pilates, mostly"),)
+    job = house.ask_for("interest_email", answers={"any": ["yoga", "pilates"]}, email="yoga-offer")
+    [sample] = house.job(job).result["samples"]
+    assert "Yoga at dawn" in sample["text"]
+    assert "pilates" in sample["text"]
+    assert "yoga and pilates" not in sample["text"]
+
+
+def test_there_is_no_sample_of_a_letter_that_nobody_gets(house: House):
+    join(house, 1, said="UNSUBSCRIBED")
+    assert house.job(write_to_runners(house)).result == {"letters": 0, "samples": []}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import or_
@@ -19,7 +18,8 @@ from admin.api.operations import ALL, DECIDERS, MANAGERS, Call, Office, Operatio
 from admin.api.problems import RefusedError, wrong_fields
 from admin.api.reading import fingerprint, next_cursor, one_page, read_cursor, read_number
 from admin.api.shapes import Answer, Body, Filter, Id, List, Page, Query
-from admin.jobs import COLUMNS, describe_item, describe_job, rows_of
+from admin.jobs import COLUMNS, describe_item, describe_job, in_brief, rows_of
+from core.cells import defuse
 from core.community import SiteId
 from core.errors import NotThereError, PermanentError, WrongStateError
 from core.jobs import FINAL, ITEM_STATES, STATES
@@ -161,7 +161,7 @@ def list_jobs(office: Office, call: Call) -> Response:
     after = read_cursor(call.query.cursor, keys=1)
     limit = call.query.limit
     rows = office.jobs.page(**call.query.filters(), reach=call.holder.reach, limit=limit + 1, after=after)
-    found = dict(zip((row.id for row in rows), _described(office, rows), strict=True))
+    found = dict(zip((row.id for row in rows), map(in_brief, _described(office, rows)), strict=True))
     return answer(one_page(rows, limit, lambda row: found[row.id], lambda row: (row.created_at, row.id)))
 
 
@@ -224,13 +224,10 @@ def stream_rows(office: Office, call: Call) -> Response:
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
     file = io.StringIO()
-    csv.writer(file).writerows([[_cell(value) for value in row] for row in rows])
+    csv.writer(file).writerows(
+        [[defuse(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    )
     return file.getvalue()
-
-
-def _cell(value: object) -> object:
-    """A text that a spreadsheet would take for a formula is marked as a text."""
-    return f"'{value}" if isinstance(value, str) and re.match(r"[=+@\t\r-]", value) else value
 
 
 def _file(name: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import jinja2
 
+from core.cells import defuse
 from core.errors import PermanentError
 from core.reports import SPANS
 from integrations.reports.charts import IN_HTML, ON_PAPER, Colours, bars, line
@@ -66,13 +67,11 @@ def _as_csv(result: Mapping[str, Any], _: str) -> bytes:
 
 
 def _cell(value: object) -> object:
-    """A text that a spreadsheet would take for a formula is marked as a text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, str):
         return value
-    text = clean(value)
-    return f"'{text}" if re.match(r"\s*[-=+@＝＋－＠|%]", text) else text
+    return defuse(clean(value))
 
 
 def _as_json(result: Mapping[str, Any], _: str) -> bytes:

@@ -75,6 +75,15 @@ class Mailings:
         with self._database.read() as tx:
             return [Held(row.id, MemberId(row.member), GroupId(row.group_id)) for row in tx.execute(query)]
 
+    def context_of_one(self, job: str) -> Mapping[str, Any] | None:
+        """What one of the held letters of this job is filled with; None when there is none."""
+        held = (messages.c.job == job, messages.c.job.is_not(None), in_state(messages, ["planned"]))
+        with self._database.read() as tx:
+            row = tx.execute(
+                sa.select(messages.c.context).where(*held).order_by(messages.c.id).limit(1)
+            ).first()
+            return None if row is None else row.context
+
     def taken(self, job: str, address_hashes: Collection[str]) -> dict[str, str]:
         """Of these addresses those that a letter of this job goes to already, with its id."""
         query = sa.select(messages.c.address_hash, messages.c.id).where(

@@ -213,21 +213,22 @@ def _sum_up(job: Job, wix: WixPort, services: Services) -> Step:
 
 
 def _samples(job: Job, services: Services) -> list[dict[str, str]]:
-    """The letter as it will be, in the site's language, to somebody with an invented name."""
+    """The letter as one of its readers will get it, in the site's language, under an invented name; none when nobody
+    gets it."""
     params = _params(job)
     site = job.plan.get("site") or {}
-    group = _groups(job)[0]
+    of_somebody = services.mailings.context_of_one(job.id)
+    if of_somebody is None:
+        return []
     context = {
         **params.context,
-        "group_name": group.name,
+        **of_somebody,
         "member_name": SAMPLES["member_name"],
         "site_name": site.get("name", ""),
         "site_url": site.get("url", ""),
         "unsubscribe_url": SAMPLES["unsubscribe_url"],
         "postal_address": services.letterhead.postal_address,
     }
-    if isinstance(params, InterestEmail):
-        context["matched"] = [*params.answers.any, *params.answers.all][:3]
     content = services.renderer.render(
         params.email,
         context,
