@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from admin.inbound import app as mail_app
-from admin.jobs_commands import add_to as add_jobs
+from admin.jobs.commands import add_to as add_jobs
 from admin.letters import app as templates_app
 from admin.people import app as people_app
 from admin.senders import app as senders_app
@@ -55,7 +55,7 @@ BAD_INPUT = 2
 def main() -> None:
     """Run a command; bad input is one clear message and exit code 2."""
     try:
-        app()
+        app(prog_name="usher")
     except ConfigError as exc:
         print(exc, file=sys.stderr)
         sys.exit(BAD_INPUT)

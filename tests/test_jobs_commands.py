@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from admin.cli import main
-from admin.jobs import describe_job
+from admin.jobs.described import describe_job
 from admin.processes import ROOT
 from core.community import (
     Answer,

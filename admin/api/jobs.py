@@ -18,7 +18,7 @@ from admin.api.operations import ALL, DECIDERS, MANAGERS, Call, Office, Operatio
 from admin.api.problems import RefusedError, wrong_fields
 from admin.api.reading import fingerprint, next_cursor, one_page, read_cursor, read_number
 from admin.api.shapes import Answer, Body, Filter, Id, List, Page, Query
-from admin.jobs import COLUMNS, describe_item, describe_job, in_brief, rows_of
+from admin.jobs.described import COLUMNS, describe_item, describe_job, in_brief, rows_of
 from core.cells import defuse
 from core.community import SiteId
 from core.errors import NotThereError, PermanentError, WrongStateError

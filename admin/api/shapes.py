@@ -1,6 +1,6 @@
 """What the API takes and gives, as pydantic models: queries, bodies and answers. The OpenAPI document is made of them.
 
-Answers are written as they are (admin/recovery.py, admin/jobs.py); the tests hold them to these models.
+Answers are written as they are (admin/recovery.py, admin/jobs/described.py); the tests hold them to these models.
 """
 
 from __future__ import annotations

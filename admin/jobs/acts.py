@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from admin.jobs import COLUMNS, describe_job, in_brief, rows_of
-from admin.jobs_given import find_job
-from admin.jobs_printed import ROLLOUTS, print_jobs, show_job_page
+from admin.jobs.described import COLUMNS, describe_job, in_brief, rows_of
+from admin.jobs.given import find_job
+from admin.jobs.printed import ROLLOUTS, print_jobs, show_job_page
 from admin.recovery import COMMAND_LINE, agree, check_filters, open_desk, show_table
 from core.cells import defuse
 from core.errors import ConfigError

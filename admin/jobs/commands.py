@@ -17,7 +17,7 @@ from core.consent import Purpose
 from core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from admin.jobs_followed import Manner
+    from admin.jobs.followed import Manner
     from admin.recovery import Desk
 
 _KINDS = (
@@ -40,7 +40,7 @@ _ROW_STATES = (
     "failed",
     "in_doubt",
 )
-_LETTERS = Path(__file__).resolve().parent.parent / "templates" / "email"
+_LETTERS = Path(__file__).resolve().parents[2] / "templates" / "email"
 
 
 class Privacy(StrEnum):
@@ -171,8 +171,8 @@ def email_group(
     as_json: Json = False,
 ) -> None:
     """One letter to all members of a group who may get it."""
-    from admin.jobs_followed import run_job
-    from admin.jobs_given import check_letter, check_params, read_context
+    from admin.jobs.followed import run_job
+    from admin.jobs.given import check_letter, check_params, read_context
 
     manner = _manner(yes, no_wait, timeout, as_json)
     given = {
@@ -220,8 +220,8 @@ def email_interest(
     as_json: Json = False,
 ) -> None:
     """One promotional letter to everybody whose answers to the groups' questions hold these words."""
-    from admin.jobs_followed import run_job
-    from admin.jobs_given import check_letter, check_params, read_context
+    from admin.jobs.followed import run_job
+    from admin.jobs.given import check_letter, check_params, read_context
 
     manner = _manner(yes, no_wait, timeout, as_json)
     answers = {"any": any_, "all": all_, "none": none, "question": question}
@@ -265,8 +265,8 @@ def create_group(
     """A group with these people in it. Run again, it changes only what is missing."""
     import sys
 
-    from admin.jobs_followed import run_job
-    from admin.jobs_given import NO_JOB, check_params, read_list, require_readable, write_file
+    from admin.jobs.followed import run_job
+    from admin.jobs.given import NO_JOB, check_params, read_list, require_readable, write_file
 
     if no_wait and to_fix:
         raise ConfigError(NO_JOB, ["--to-fix: is written at the end, so it does not go with --no-wait"])
@@ -305,8 +305,8 @@ def rollout_rules(
     as_json: Json = False,
 ) -> None:
     """The same rules in many groups; what they had can be put back with `usher jobs rollback`."""
-    from admin.jobs_followed import run_job
-    from admin.jobs_given import check_params, read_entries
+    from admin.jobs.followed import run_job
+    from admin.jobs.given import check_params, read_entries
 
     manner = _manner(yes, no_wait, timeout, as_json)
     given = {
@@ -331,8 +331,8 @@ def rollout_questions(
     as_json: Json = False,
 ) -> None:
     """The same membership questions in many groups."""
-    from admin.jobs_followed import run_job
-    from admin.jobs_given import check_params, read_entries
+    from admin.jobs.followed import run_job
+    from admin.jobs.given import check_params, read_entries
 
     manner = _manner(yes, no_wait, timeout, as_json)
     given = {"questions": read_entries("--questions", questions), "to_groups": to or None}
@@ -356,9 +356,9 @@ def report_groups(
     as_json: Json = False,
 ) -> None:
     """How many groups there are, the largest, those idle for longest, growth, and what came of letters."""
-    from admin.jobs_followed import run_job
-    from admin.jobs_given import check_params
-    from admin.jobs_report import Delivery
+    from admin.jobs.followed import run_job
+    from admin.jobs.given import check_params
+    from admin.jobs.report import Delivery
 
     params = check_params("groups_report", {"top": top, "idle_days": idle_days})
     delivery = Delivery.of(format and str(format), out, as_json=as_json, waits=not no_wait)
@@ -381,7 +381,7 @@ def list_jobs(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array, as the API shows them.")] = False,
 ) -> None:
     """Jobs, newest first."""
-    from admin.jobs_acts import list_jobs
+    from admin.jobs.acts import list_jobs
 
     _require_known(kind=(kind, _KINDS), state=(state, _STATES))
     list_jobs(site=site, kind=kind, state=state, limit=limit, as_json=as_json)
@@ -395,8 +395,8 @@ def show_job(
     as_json: Json = False,
 ) -> None:
     """One job: its preview, how far it is, what it came to."""
-    from admin.jobs_acts import show_job
-    from admin.jobs_followed import follow_job
+    from admin.jobs.acts import show_job
+    from admin.jobs.followed import follow_job
 
     if follow:
         follow_job(id, _manner(True, False, timeout, as_json))
@@ -417,7 +417,7 @@ def show_rows(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
 ) -> None:
     """Everybody a job looked at, each with what became of them and why."""
-    from admin.jobs_acts import show_rows
+    from admin.jobs.acts import show_rows
 
     _require_known(state=(state, _ROW_STATES))
     show_rows(id, state=state, limit=limit, csv_file=csv, as_json=as_json)
@@ -432,7 +432,7 @@ def confirm_job(
     as_json: Json = False,
 ) -> None:
     """Let a job run whose preview is there."""
-    from admin.jobs_followed import confirm_job
+    from admin.jobs.followed import confirm_job
 
     confirm_job(id, _manner(yes, no_wait, timeout, as_json))
 
@@ -440,7 +440,7 @@ def confirm_job(
 @jobs_app.command("pause")
 def pause_job(id: JobId, yes: Yes = False, as_json: Json = False) -> None:  # noqa: A002
     """Begin nothing more of a job until it is resumed; what is under way is finished."""
-    from admin.jobs_acts import act_on
+    from admin.jobs.acts import act_on
 
     act_on(id, "pause", yes=yes, as_json=as_json)
 
@@ -448,7 +448,7 @@ def pause_job(id: JobId, yes: Yes = False, as_json: Json = False) -> None:  # no
 @jobs_app.command("resume")
 def resume_job(id: JobId, yes: Yes = False, as_json: Json = False) -> None:  # noqa: A002
     """Let a paused job go on where it was."""
-    from admin.jobs_acts import act_on
+    from admin.jobs.acts import act_on
 
     act_on(id, "resume", yes=yes, as_json=as_json)
 
@@ -456,7 +456,7 @@ def resume_job(id: JobId, yes: Yes = False, as_json: Json = False) -> None:  # n
 @jobs_app.command("cancel")
 def cancel_job(id: JobId, yes: Yes = False, as_json: Json = False) -> None:  # noqa: A002
     """End a job for good: what it has not begun is skipped, what it did stays."""
-    from admin.jobs_acts import act_on
+    from admin.jobs.acts import act_on
 
     act_on(id, "cancel", yes=yes, as_json=as_json)
 
@@ -464,7 +464,7 @@ def cancel_job(id: JobId, yes: Yes = False, as_json: Json = False) -> None:  # n
 @jobs_app.command("retry")
 def retry_job(id: JobId, yes: Yes = False, as_json: Json = False) -> None:  # noqa: A002
     """Do again what failed of a job that is done, and nothing else."""
-    from admin.jobs_acts import act_on
+    from admin.jobs.acts import act_on
 
     act_on(id, "retry", yes=yes, as_json=as_json)
 
@@ -478,9 +478,9 @@ def rollback_job(
     as_json: Json = False,
 ) -> None:
     """Put back the rules or questions that a rollout replaced, by a job of its own."""
-    from admin.jobs_acts import find_rollout
-    from admin.jobs_followed import run_job
-    from admin.jobs_given import check_params
+    from admin.jobs.acts import find_rollout
+    from admin.jobs.followed import run_job
+    from admin.jobs.given import check_params
 
     manner = _manner(yes, no_wait, timeout, as_json)
     kind, site = find_rollout(id)
@@ -490,7 +490,7 @@ def rollback_job(
 def _manner(
     yes: bool, no_wait: bool, timeout: str, as_json: bool, *, aside: bool = False, brief: bool = False
 ) -> Manner:
-    from admin.jobs_followed import Manner
+    from admin.jobs.followed import Manner
     from core.automations import parse_duration
 
     try:

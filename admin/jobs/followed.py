@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import typer
 
-from admin.jobs import describe_job
-from admin.jobs_given import choose_site, find_job
-from admin.jobs_printed import ask_for, changes_nothing, show_end, show_preview
+from admin.jobs.described import describe_job
+from admin.jobs.given import choose_site, find_job
+from admin.jobs.printed import ask_for, changes_nothing, show_end, show_preview
 from admin.recovery import COMMAND_LINE, Desk, open_desk, require_somebody
 from core.errors import AppError, WrongStateError
 from core.jobs import CALL_OFF, FINAL, Counts

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from admin.jobs import expected_end
-from admin.jobs_report import show_report
+from admin.jobs.described import expected_end
+from admin.jobs.report import show_report
 from admin.recovery import Columns, Desk, one_line, show_table, spell_time
 from core.community import Question, Rule
 from core.jobs import FINAL, Counts

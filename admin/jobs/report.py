@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from admin.jobs_given import write_file
+from admin.jobs.given import write_file
 from admin.recovery import Columns, Desk, one_line, show_table
 from core.errors import ConfigError
 
