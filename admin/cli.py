@@ -201,6 +201,10 @@ def check_automations(
         after = f", after {spell_duration(automation.after_s)}" if automation.is_step else ""
         print(f"{automation.name}: on {', '.join(sorted(automation.on))}{after}")
     count = sum(not automation.is_step for automation in found.automations)
+    for follow in found.follows:
+        print(f"{follow.name}: follows the rules of {follow.rules_of}")
+    for report in found.reports:
+        print(f"{report.name}: a report every {report.every}")
     print(f"{count} automations, no mistakes.")
 
 

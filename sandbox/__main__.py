@@ -160,6 +160,7 @@ def _enough_to_send(webhook_url: str) -> dict[str, str]:
     parts = urlsplit(webhook_url)
     return {
         "SECRET_KEY": "only-fit-for-the-sandbox",
+        "ADMIN_TOKEN": "only-fit-for-the-sandbox-too",
         "EMAIL_FROM": "Seaside Community <hello@seaside.example.com>",
         "EMAIL_POSTAL_ADDRESS": "Seaside Community, 1 Harbour Road, Port Example",
         "PUBLIC_URL": f"{parts.scheme}://{parts.netloc}" if parts.netloc else "http://127.0.0.1:8000",

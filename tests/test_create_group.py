@@ -440,6 +440,11 @@ def test_an_invitation_of_which_nobody_heard_stays_in_doubt_and_is_not_sent_agai
     assert rows(house, job) == {1: ("in_doubt", UNSURE), 2: ("done", ADDED)}
     assert result["to_fix"] == [{"row": 1, "reason": UNSURE, "candidates": []}]
 
+    again = previewed(house, [{"email": "bo@example.com"}])
+    house.confirm(again)
+    finished(house, again)
+    assert [asked for _, asked in called(house, "add_group_members")].count(("bo",)) == 1
+
 
 @pytest.mark.parametrize(
     "trouble", [RetryableError("later", retry_after_s=3.0), RetryableError("no room", counts=False)]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 
 from integrations.store.database import Database
@@ -14,7 +14,6 @@ from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
 from integrations.store.mailings import Mailings
 from integrations.store.outbox import Outbox
-from tests.house import Clock
 
 ASKED: dict[str, tuple[Callable[[Database], object], str, str]] = {
     "is a live letter due": (lambda database: Ledger(database).any_due(), "messages", "ix_messages_due"),
@@ -39,13 +38,52 @@ ASKED: dict[str, tuple[Callable[[Database], object], str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("question", ASKED)
-def test_it_is_found_by_an_index(question: str, database: Database, clock: Clock):
-    ask, table, index = ASKED[question]
-    plans = _plans_of(database, lambda: ask(database), table)
-    assert plans
-    for statement, plan in plans:
-        assert index in plan, f"{statement}\n{plan}"
+def test_what_is_asked_again_and_again_is_found_by_an_index(database: Database):
+    if database.url.get_backend_name() == "postgresql":
+        _fill(database)  # of empty tables PostgreSQL takes any index
+    for question, (ask, table, index) in ASKED.items():
+        plans = _plans_of(database, functools.partial(ask, database), table)
+        assert plans, question
+        for statement, plan in plans:
+            assert index in plan, f"{question}\n{statement}\n{plan}"
+
+
+def _fill(database: Database) -> None:
+    """Thousands of rows that are over, some hundreds that wait, a few that are due."""
+    filled = {
+        "events": "id, site, type, occurred_at, received_at, payload, erasure, state, next_at, attempts, crashes",
+        "outbox": "id, site, key, kind, group_id, member, text, state, next_at, attempts, crashes, created_at",
+        "messages": "id, site, key, group_id, member, trigger, purpose, email_template, context, look_again, marked,"
+        " state, next_at, attempts, crashes, created_at, due_at, job, address_hash",
+        "jobs": "id, site, kind, params, who, phase, cursor, plan, wix_calls, state, next_at, attempts, crashes,"
+        " created_at, updated_at",
+    }  # fmt: skip
+    values = {
+        "erasure": "false", "look_again": "false", "marked": "n % 20 <> 0", "address_hash": "md5(n::text)",
+        "wix_calls": "0", "attempts": "0",
+        "crashes": "0", "id": "md5(n::text)", "key": "n::text", "member": "(n % 900)::text",
+        "job": "CASE WHEN n % 2 = 0 THEN md5((n % 40)::text) END",
+        "params": "'{}'", "cursor": "'{}'", "plan": "'{}'", "context": "'{}'",
+        "next_at": "timestamptz '2026-05-03' + n * interval '1 minute'",
+    }  # fmt: skip
+    over = {"events": "done", "outbox": "done", "messages": "sent", "jobs": "done"}
+    waits = {"events": "received", "outbox": "planned", "messages": "planned", "jobs": "running"}
+    with database.begin() as tx:
+        for table, names in filled.items():
+            columns = [name.strip() for name in names.split(",")]
+            states = f"CASE WHEN n % 20 = 0 THEN '{waits[table]}' ELSE '{over[table]}' END"
+            given = {"state": states} | values
+            picked = ", ".join(
+                given.get(name, "timestamptz '2026-05-03'" if name.endswith("_at") else "'x'")
+                for name in columns
+            )
+            tx.execute(
+                sa.text(f"INSERT INTO {table} ({names}) SELECT {picked} FROM generate_series(1, 4000) AS n")
+            )
+    with database.engine.connect() as connection:
+        for table in filled:
+            connection.exec_driver_sql(f"ANALYZE {table}")
+        connection.commit()
 
 
 def _plans_of(database: Database, ask: Callable[[], object], table: str) -> list[tuple[str, str]]:
@@ -69,7 +107,6 @@ def _plans_of(database: Database, ask: Callable[[], object], table: str) -> list
         on_sqlite = connection.dialect.name == "sqlite"
         if not on_sqlite:  # or it would read such small tables whole
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-            connection.exec_driver_sql("SET LOCAL enable_sort = off")
         for statement, parameters in seen:
             explain = ("EXPLAIN QUERY PLAN " if on_sqlite else "EXPLAIN ") + statement
             rows = connection.exec_driver_sql(explain, parameters)

@@ -268,6 +268,31 @@ def test_a_cancelled_job_says_of_each_row_why(house: House):
     assert reasons(house, job) == {"the job was cancelled": 30, "unsubscribed (Wix: UNSUBSCRIBED)": 1}
 
 
+def test_what_a_dead_worker_left_of_a_cancelled_job_comes_to_its_end(house: House):
+    for number in range(3):
+        join(house, number)
+    job = write_to_runners(house)
+    house.services.jobs.confirm(job, house.job(job).confirm_token, who="tests")
+    run_jobs(KINDS, house.services, NOW_OR_NEVER)
+    cut_off, *_ = house.services.bulk.claim(100, job=job)  # by somebody who dies
+    house.services.ledger.mark(
+        cut_off,
+        purpose=cut_off.purpose,
+        message_id="<cut off>",
+        address_hashes=["h"],
+        domain="d",
+        evidence="",
+        cap=None,
+    )
+    house.services.jobs.cancel(job, who="tests")
+    house.clock.move(minutes=2)
+    house.turn()
+
+    counts = house.counts(job)
+    assert (counts.total, counts.skipped, counts.in_doubt, counts.waiting) == (3, 2, 1, 0)
+    assert house.mail.letters == []
+
+
 def test_a_yes_to_another_preview_or_a_second_yes_changes_nothing(house: House):
     join(house, 1)
     job = write_to_runners(house)

@@ -412,15 +412,15 @@ class StoreMachine(RuleBasedStateMachine):
         return process.hands[-len(claimed) :] if claimed else []
 
     def check_choice(self, due: Collection[Row], taken: list[Row], limit: int) -> None:
-        """Longest due first, and what was left behind alone."""
+        """Longest due first, and what was left behind twice alone."""
         assert bool(taken) == bool(due), "what is due was not handed out"
-        free = [row for row in due if row.hold is None]
-        if any(row.hold for row in taken):
-            assert len(taken) == 1, "a row that was left behind takes others along"
+        free = [row for row in due if row.hold is None or not row.crashes]
+        if any(row not in free for row in taken):
+            assert len(taken) == 1, "a row that was left behind twice takes others along"
             assert taken[0].next_at == min(row.next_at for row in due)
         elif taken:
             longest = min(row.next_at for row in due)
-            alone = len(taken) == 1 and any(row.hold and row.next_at == longest for row in due)
+            alone = len(taken) == 1 and any(row not in free and row.next_at == longest for row in due)
             assert alone or len(taken) == min(limit, len(free))
             left = [row.next_at for row in free if row not in taken]
             assert not left or max(row.next_at for row in taken) <= min(left)

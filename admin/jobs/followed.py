@@ -208,7 +208,7 @@ class Line:
 
     def _tell_trouble(self, row: Row) -> None:
         """What keeps the job from getting on, each once. Raises _NoWorkerError."""
-        if row.error and row.error != self._error:
+        if row.error and row.error != self._error and row.state not in FINAL:
             print(f"It is tried again: {row.error}", file=sys.stderr)
         self._error = row.error
         if self._heartbeats.heard_within("worker:", HEARD_WITHIN_S):

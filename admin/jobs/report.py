@@ -39,6 +39,8 @@ class Delivery:
             problems.append(f"--out: give --format too, or end it in .{', .'.join(_FORMATS)}")
         if not waits and (format or out):
             problems.append("--no-wait: the report is not there yet; without --format and --out only")
+        if out is not None and not out.resolve().parent.is_dir():
+            problems.append(f"--out: there is no folder {out.parent}")
         if as_json and found.fills_standard_output:
             problems.append("--json: prints the job, so the report needs --out")
         if found.format == "pdf" and out is None and sys.stdout.isatty():

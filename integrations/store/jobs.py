@@ -22,6 +22,7 @@ from core.errors import AppError, LostLeaseError, NotThereError, WrongStateError
 from core.jobs import CALL_OFF, CANCELLED, FINAL, RETRY, TIDY, WAIT, Counts, Job
 from integrations.store.audit import note
 from integrations.store.database import Database, Transaction
+from integrations.store.ledger import sort_out
 from integrations.store.reach import EVERYTHING, Reach
 from integrations.store.senders import whole_sender_paused
 from integrations.store.tables import job_items, jobs, messages
@@ -402,6 +403,7 @@ class Jobs:
         reason = claimed.job.cursor.get("reason", CANCELLED)
         with self._database.begin() as tx:
             self._mine(tx, claimed)
+            sort_out(tx, sa.and_(messages.c.job == claimed.job.id, messages.c.job.is_not(None)))
             chosen = (
                 sa.select(messages.c.id)
                 .where(messages.c.job == claimed.job.id, messages.c.state.in_(("planned", "deferred")))

@@ -91,16 +91,7 @@ class Ledger:
             messages.c.job.is_(None) if job is None else _of_running_job(job),
         )
         with self._database.begin() as tx:
-            left = sa.and_(lane, messages.c.state == "sending", messages.c.next_at <= tx.now)
-            # The lease stays on the row: its holder may be alive after all and know how it ended.
-            tx.execute(
-                sa.update(messages)
-                .where(left, messages.c.marked)
-                .values(
-                    state="in_doubt", reason="the worker died between the final dot and the server's answer"
-                )
-            )
-            tx.execute(sa.update(messages).where(left, ~messages.c.marked).values(state="planned"))
+            sort_out(tx, lane)
             rows = claim(
                 tx,
                 messages,
@@ -424,6 +415,18 @@ class Ledger:
             query = query.where(messages.c.site == site)
         with self._database.read() as tx:
             return list(tx.execute(query))
+
+
+def sort_out(tx: Transaction, lane: sa.ColumnElement[bool]) -> None:
+    """What dead workers left in `sending`: in doubt when the final dot may be out, else planned again."""
+    left = sa.and_(lane, messages.c.state == "sending", messages.c.next_at <= tx.now)
+    # The lease stays on the row: its holder may be alive after all and know how it ended.
+    tx.execute(
+        sa.update(messages)
+        .where(left, messages.c.marked)
+        .values(state="in_doubt", reason="the worker died between the final dot and the server's answer")
+    )
+    tx.execute(sa.update(messages).where(left, ~messages.c.marked).values(state="planned"))
 
 
 def _of_running_job(job: str) -> sa.ColumnElement[bool]:

@@ -20,6 +20,7 @@ from integrations.store.tables import job_items, jobs
 
 INVITED = "only invited: their profile is private, so they have to accept first"
 INVITED_BEFORE = "was invited by an earlier job and has not accepted yet"
+UNSURE = "Wix did not answer whether they were invited"
 ON_THE_WAY = ("planned", "in_doubt")
 
 
@@ -38,16 +39,18 @@ def see_inside(
 
 
 def see_invited(tx: Transaction, job: Job, group: GroupId, state: str) -> None:
-    """Whom an earlier job invited get this state and the reason: nobody is invited twice, and who has a public profile
-    now is let in at once."""
+    """Whom an earlier job invited, or may have invited, get this state and the reason: nobody is invited twice, and who
+    has a public profile now is let in at once."""
     earlier = job_items.alias("earlier")
     invited = sa.exists().where(
         earlier.c.site == job_items.c.site,
         earlier.c.member == job_items.c.member,
         earlier.c.group_id == group,
         earlier.c.job != job.id,
-        earlier.c.state == "skipped",
-        earlier.c.reason.in_((INVITED, INVITED_BEFORE)),
+        sa.or_(
+            sa.and_(earlier.c.state == "skipped", earlier.c.reason.in_((INVITED, INVITED_BEFORE))),
+            sa.and_(earlier.c.state == "in_doubt", earlier.c.reason == UNSURE),
+        ),
     )
     query = sa.select(job_items.c.number).where(
         job_items.c.job == job.id, job_items.c.state == "planned", invited

@@ -72,20 +72,21 @@ def claim(
     """Take up to `limit` due rows, longest due first, of those that also fit `where`; `values` are set on them as well.
 
     The rows come back with `crashes` counted; what to do
-    with one that crashed MOST_CRASHES times is the caller's. A row that was left behind is taken alone: should
-    it be the reason, it takes nobody along the next time.
+    with one that crashed MOST_CRASHES times is the caller's. A row that was left behind twice is taken alone: should
+    it be the reason, it takes nobody along again.
     """
     key = sa.tuple_(*table.primary_key.columns)
     due = is_due(tx, table, waiting)
     if where is not None:
         due = sa.and_(due, where)
-    oldest = tx.execute(sa.select(table.c.lease).where(due).order_by(table.c.next_at).limit(1)).first()
+    columns = (table.c.lease, table.c.crashes)
+    oldest = tx.execute(sa.select(*columns).where(due).order_by(table.c.next_at).limit(1)).first()
     if oldest is None:
         return []
-    if oldest.lease is not None:
+    if oldest.lease is not None and oldest.crashes:
         limit = 1
     else:
-        due = sa.and_(due, table.c.lease.is_(None))
+        due = sa.and_(due, sa.or_(table.c.lease.is_(None), table.c.crashes == 0))
     chosen = (
         sa.select(*table.primary_key.columns)
         .where(due)

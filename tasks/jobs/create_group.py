@@ -27,6 +27,7 @@ from integrations.store.jobs import Item, Step, write_items
 from integrations.store.lists import (
     INVITED,
     INVITED_BEFORE,
+    UNSURE,
     fold_name,
     mark,
     rows_of,
@@ -42,7 +43,6 @@ HUNDRED = 100
 ADDED = "added"
 WAS_IN = "was in the group already"
 ASKED = "Wix took them, and does not list them in the group yet"
-UNSURE = "Wix did not answer whether they were invited"
 NOT_LISTED = "Wix took them, and does not list them in the group"
 GONE = "Wix knows this member no more"
 LOOKS = 4

@@ -105,6 +105,7 @@ def _do_page(kinds: Mapping[str, Kind], claimed: ClaimedJob, wix: WixPort, servi
 
 MOST_FAILURES = 50
 """Of one page in a row, that Wix or we are the reason of: some hours."""
+WORTH_TELLING_S = 30.0
 
 
 def _postpone(
@@ -117,7 +118,8 @@ def _postpone(
     delay_s = retry_delay_s(
         claimed.attempts, services.chance(), base_s=2.0, longest_s=300.0, asked_s=exc.retry_after_s
     )
-    error = str(exc) if exc.counts else None
+    # Waiting for room in the budget is no trouble; a token that Wix does not give is, though it uses up no attempts.
+    error = str(exc) if exc.counts or delay_s > WORTH_TELLING_S else None
     services.jobs.postpone(claimed, delay_s=delay_s, error=error, counts=exc.counts, wix_calls=calls)
     log.log(
         logging.WARNING if exc.counts else logging.INFO,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 from core.automations import group_fits
@@ -20,9 +21,11 @@ def find_group(named: str, site: SiteId, wix: WixPort) -> Group:
                 return group
         except PermanentError:  # an id that Wix finds malformed may be a name
             pass
-    found = [group for group in wix.list_groups(site) if group.name.casefold() == named.strip().casefold()]
+    groups = list(wix.list_groups(site))
+    found = [group for group in groups if group.name.casefold() == named.strip().casefold()]
     if not found:
-        raise JobError(f'no group has the id or the name "{named}"')
+        names = [group.name for group in groups]
+        raise JobError(f'no group has the id or the name "{named}"{_did_you_mean(named, names)}')
     if len(found) > 1:
         ids = ", ".join(group.id for group in found[:5])
         raise JobError(f'{len(found)} groups have the name "{named}": give the id ({ids})')
@@ -37,8 +40,15 @@ def choose_groups(patterns: Sequence[str], site: SiteId, wix: WixPort, services:
     groups = [group for group in groups if group.id not in deleted]
     for pattern in patterns:
         if not any(group_fits(pattern, group) for group in groups):
-            raise JobError(f'no group has the id or a name like "{pattern}"')
+            names = [group.name for group in groups]
+            raise JobError(f'no group has the id or a name like "{pattern}"{_did_you_mean(pattern, names)}')
     return [group for group in groups if any(group_fits(pattern, group) for pattern in patterns)]
+
+
+def _did_you_mean(named: str, names: Sequence[str]) -> str:
+    folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(named.casefold(), folded, n=1)
+    return f': did you mean "{folded[near[0]]}"?' if near else ""
 
 
 def _may_be_an_id(named: str) -> bool:
