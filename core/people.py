@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from core.community import MemberId, Person
 from core.matching import fold
@@ -62,6 +63,17 @@ class Outcome:
     candidates: tuple[Candidate, ...] = ()
     private: bool | None = None
     """True: whoever adds them only invites them. None: Wix does not say."""
+
+
+def numbered(people: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
+    """The people of a job's parameters, each with its row: the line it came from if all say so, each another one, else
+    its place."""
+    lines = [person.get("row") for person in people]
+    by_line = None not in lines and len(set(lines)) == len(lines)
+    return [
+        (line if by_line and line else place, person)
+        for place, (line, person) in enumerate(zip(lines, people, strict=True), start=1)
+    ]
 
 
 def questions(rows: Sequence[Listed], people: Sequence[Person] = ()) -> Questions:

@@ -35,7 +35,8 @@ class WixPort(Protocol):
         """A view for work that may wait, and that leaves room for live events.
 
         Where there is no room for a call, `wait` is asked to wait for so many seconds; without it, or when it
-        answers False, the call raises RetryableError as any other.
+        answers False, the call raises RetryableError as any other. Before each call it is asked to wait for none, so
+        that it may look at what else there is to do.
         """
 
     def get_site(self, site: SiteId) -> Site: ...

@@ -41,6 +41,7 @@ class Break:
         """For WixPort.for_bulk: wait for room in the budget, as long as it comes before `ends_at`."""
 
         def wait(seconds: float) -> bool:
+            self.serve()
             if time.monotonic() + seconds > ends_at or self.ending():
                 return False
             self.wait(seconds)

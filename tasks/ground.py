@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.automations import Automation, Automations, applicable
 from core.errors import ForbiddenError, MailDeferredError
 from core.letters import lost_ground
+from core.ports import WixPort
 from integrations.store.ledger import ClaimedLetter
 from tasks.services import Services
 
@@ -12,7 +13,9 @@ _IN_ORDER_S = 600.0
 """How often a step asks whether the letter before it is out of the way."""
 
 
-def ground(letter: ClaimedLetter, automation: Automation | None, services: Services) -> str | None:
+def ground(
+    letter: ClaimedLetter, automation: Automation | None, wix: WixPort, services: Services
+) -> str | None:
     """Why this letter has no ground any more, for people to read; None when it has. `automation` is the one it is of
     as the file says it now, None for a letter of a job.
 
@@ -20,14 +23,14 @@ def ground(letter: ClaimedLetter, automation: Automation | None, services: Servi
     """
     if automation is not None and automation.is_step and (reason := _earlier(letter, automation, services)):
         return reason
-    standing = services.wix.get_membership(letter.site, letter.group, letter.member)
+    standing = wix.get_membership(letter.site, letter.group, letter.member)
     if gone := lost_ground(letter.trigger, standing):
         return gone
     if automation is None:
         return None
     if automation.email is None or letter.trigger not in automation.on:
         return f'"{automation.name}" sends no letter upon {letter.trigger} any more'
-    group = services.wix.get_group(letter.site, letter.group)
+    group = wix.get_group(letter.site, letter.group)
     if group is None:
         return "Wix does not know the group any more"
     if not applicable(Automations(automations=(automation,)), letter.trigger, letter.site, group):
@@ -35,7 +38,7 @@ def ground(letter: ClaimedLetter, automation: Automation | None, services: Servi
     if automation.answers is None:
         return None
     try:
-        found = services.wix.list_answers(letter.site, letter.group, [letter.member])
+        found = wix.list_answers(letter.site, letter.group, [letter.member])
     except ForbiddenError as exc:
         return f"the answers could not be read: {exc}"
     match = automation.answers.match(found.get(letter.member, ()))

@@ -9,7 +9,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from core.community import Member, Site, SiteId
@@ -48,6 +48,7 @@ ENOUGH_TRIES = 12
 """However long a letter waited for us, for a pause or a cap: the mail server gets so many tries."""
 SHORT_WAIT_S = 1.0
 """A letter is held in hand for so long until its turn comes; for longer it goes back to the others."""
+NEVER_LATE_S = 3650 * 86400.0
 JOB_SHARE = 0.9
 """Of the letters of a minute and of a day: or else nobody could be welcomed on the day of a large mailing."""
 JOB_WAIT_S = 5.0
@@ -65,6 +66,10 @@ class _Turn:
     wait: Callable[[float], None] = time.sleep
     short_wait_s: float = SHORT_WAIT_S
     stop: Callable[[], bool] = lambda: False
+    patient: WixPort | None = None
+    """How Wix is asked for a job: what has to wait is raised then, and costs none of its letters an attempt."""
+    halted: list[IntegrationError] = field(default_factory=list)
+    """What Wix said, when it kept a letter of a job from going on."""
 
 
 def deliver_letters(
@@ -148,10 +153,10 @@ def _deliver_for_job(
             stopped = stopped or not services.jobs.is_running(job.id)
         return stopped or pause.ending()
 
-    turn = _Turn(ends_at, pause.wait, JOB_WAIT_S, stop)
     wix = services.wix.for_bulk(pause.patience(ends_at))
+    turn = _Turn(ends_at, pause.wait, JOB_WAIT_S, stop, wix)
     try:
-        see_through = _check_site(job.site, letters, services, turn, wix)
+        see_through = _check_site(job.site, letters, services, turn)
     except RetryableError as exc:
         services.bulk.give_back(letters)
         if exc.counts:
@@ -163,7 +168,7 @@ def _deliver_for_job(
         raise
     work_through(letters, see_through, services.bulk.give_back, ends_at, stop)
     services.jobs.look_again(job.id)
-    return True
+    return not turn.halted
 
 
 def leave_the_line(services: Services) -> None:
@@ -204,29 +209,25 @@ def _deliver_for_site(
 
 
 def _check_site(
-    site: SiteId,
-    letters: Sequence[ClaimedLetter],
-    services: Services,
-    turn: _Turn,
-    patient: WixPort | None = None,
+    site: SiteId, letters: Sequence[ClaimedLetter], services: Services, turn: _Turn
 ) -> Callable[[ClaimedLetter], bool]:
     """Ask Wix and the suppressions once for all of them; what comes back sees one letter through.
 
-    `patient` asks for a job: what has to wait is raised then, and costs none of its letters an attempt.
+    Raises RetryableError for a job whose turn it is (_Turn.patient).
     """
     if site in services.sites.removed([site]):
         return lambda letter: _skip(letter, "the app was removed from this site", services)
-    wix = patient or services.wix
+    wix = turn.patient or services.wix
     try:
         people = look_up(site, {letter.member for letter in letters}, wix, services)
         home = _site_or_nameless(site, wix)
     except IntegrationError as exc:
-        if patient is not None and isinstance(exc, RetryableError):
+        if turn.patient is not None and isinstance(exc, RetryableError):
             raise
         obstacle = exc
         if len(letters) > 1 and isinstance(exc, PermanentError) and not isinstance(exc, ForbiddenError):
             # One of them is the reason, and the others need not go down with it.
-            return lambda letter: _check_site(site, [letter], services, turn)(letter)
+            return lambda letter: _alone(letter, services, turn)
         return lambda letter: _put_off(letter, obstacle, services)
 
     def see_through(letter: ClaimedLetter) -> bool:
@@ -240,6 +241,8 @@ def _check_site(
         except LostLeaseError:
             log.warning("letter.lease_lost", extra=_fields(letter))
         except IntegrationError as exc:
+            if turn.patient is not None and _is_wixs(exc):
+                return _wait_for_wix(letter, exc, services, turn)
             return _put_off(letter, exc, services)
         except AppError:
             raise
@@ -251,6 +254,26 @@ def _check_site(
         return True
 
     return see_through
+
+
+def _alone(letter: ClaimedLetter, services: Services, turn: _Turn) -> bool:
+    try:
+        return _check_site(letter.site, [letter], services, turn)(letter)
+    except RetryableError as exc:
+        return _wait_for_wix(letter, exc, services, turn)
+
+
+def _is_wixs(exc: IntegrationError) -> bool:
+    return isinstance(exc, RetryableError) and not isinstance(exc, MailDeferredError)
+
+
+def _wait_for_wix(letter: ClaimedLetter, exc: IntegrationError, services: Services, turn: _Turn) -> bool:
+    """A letter of a job goes back untouched, and its hundred with it."""
+    turn.halted.append(exc)
+    services.bulk.give_back([letter])
+    if isinstance(exc, RetryableError) and exc.counts:
+        let_rest(letter.site, exc, services)
+    return False
 
 
 def _deliver(
@@ -271,11 +294,14 @@ def _deliver(
     facts = replace(
         facts,
         purpose=Purpose.PROMOTIONAL if careful else letter.purpose,
-        not_after_s=automation.not_after_s if automation else None,
+        # A large mailing takes the days that the pace leaves it; its admin may cancel it.
+        not_after_s=NEVER_LATE_S if letter.row.job else automation.not_after_s if automation else None,
     )
     verdict = decide(facts)
     if isinstance(verdict, Send) and letter.look_again:
-        verdict = decide(replace(facts, ground=ground(letter, automation, services)))
+        verdict = decide(
+            replace(facts, ground=ground(letter, automation, turn.patient or services.wix, services))
+        )
     if isinstance(verdict, Skip):
         _skip(letter, verdict.reason, services, verdict.evidence)
         return
@@ -427,7 +453,7 @@ def _put_off(letter: ClaimedLetter, exc: IntegrationError, services: Services) -
     waited = services.now() - letter.due_at
     try:
         tries_on = letter.attempts < ENOUGH_TRIES or waited < MAIL_GIVES_UP_AFTER
-        if isinstance(exc, ForbiddenError) and waited < MAIL_GIVES_UP_AFTER:
+        if isinstance(exc, ForbiddenError) and (letter.row.job or waited < MAIL_GIVES_UP_AFTER):
             # Permissions are for a person to mend.
             services.ledger.defer(letter, delay_s=REFUSED_DELAY_S, reason=str(exc), counts=False)
             log.error(

@@ -8,6 +8,7 @@ the ledger; people of a list and groups of a rollout are rows of `job_items`.
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,9 +21,10 @@ import sqlalchemy as sa
 from core.community import GroupId, MemberId, SiteId
 from core.errors import AppError, LostLeaseError, NotThereError, WrongStateError
 from core.jobs import CALL_OFF, CANCELLED, FINAL, RETRY, TIDY, WAIT, Counts, Job
+from core.people import numbered
 from integrations.store.audit import note
 from integrations.store.database import Database, Transaction
-from integrations.store.ledger import sort_out
+from integrations.store.ledger import RELEASED, sort_out
 from integrations.store.reach import EVERYTHING, Reach
 from integrations.store.senders import whole_sender_paused
 from integrations.store.tables import job_items, jobs, messages
@@ -227,8 +229,10 @@ class Jobs:
             row = self._lock(tx, id)
             if row.state != "done":
                 raise WrongStateError(f"the job is {row.state}, not done")
-            if not self._counts(tx, [row])[row.id].failed:
-                raise WrongStateError("nothing of this job failed")
+            letters = sa.exists().where(messages.c.job == row.id, _failed_for_sure())
+            items = sa.exists().where(job_items.c.job == row.id, job_items.c.state == "failed")
+            if not tx.connection.scalar(sa.select(sa.or_(letters, items))):
+                raise WrongStateError("nothing of this job failed that may be tried again")
             return self._act(
                 tx, row, who, "retry-failed", state="running", phase=RETRY, cursor={}, next_at=tx.now,
                 finished_at=None, attempts=0,
@@ -373,14 +377,11 @@ class Jobs:
         """The page is tried again later; nothing of it was written."""
         with self._database.begin() as tx:
             row = self._mine(tx, claimed)
-            self._give_back(
-                tx,
-                claimed,
-                attempts=claimed.attempts + int(counts),
-                next_at=tx.now + timedelta(seconds=delay_s),
-                wix_calls=row.wix_calls + wix_calls,
-                error=error,
-            )
+            values: dict[str, Any] = {"next_at": tx.now}
+            if row.state in (claimed.job.state, "paused"):
+                values = {"next_at": tx.now + timedelta(seconds=delay_s), "error": error}
+                values |= {"attempts": claimed.attempts + int(counts)}
+            self._give_back(tx, claimed, wix_calls=row.wix_calls + wix_calls, **values)
 
     def fail(self, claimed: ClaimedJob, error: str, *, wix_calls: int = 0) -> None:
         """The job cannot go on; what has not begun of it gets this reason."""
@@ -442,11 +443,15 @@ class Jobs:
         job = claimed.job.id
         with self._database.begin() as tx:
             row = self._mine(tx, claimed)
-            values: dict[str, Any] = {"next_at": NEVER}
-            if "people" in row.params:
-                tx.execute(sa.update(job_items).where(job_items.c.job == job).values(data={}))
-                values["params"] = {**row.params, "people": []}
-                values["result"] = {**(row.result or {}), "to_fix": []}
+            values: dict[str, Any] = {}
+            if row.phase == TIDY and row.state in FINAL:  # else somebody has it done again in this moment
+                values["next_at"] = NEVER
+                if "people" in row.params:
+                    for item in read_items(tx, job, limit=None):
+                        if item.data["candidates"]:
+                            _put_data(tx, job, item.number, {**item.data, "candidates": []})
+                    values["params"] = {**row.params, "people": []}
+                    values["result"] = {**(row.result or {}), "to_fix": []}
             self._give_back(tx, claimed, **values)
 
     def let_go(self) -> None:
@@ -493,7 +498,7 @@ class Jobs:
 
     def failed_letters(self, id: str, *, after: str) -> list[str]:  # noqa: A002
         """One page of ids, in their order, behind `after`."""
-        failed = (messages.c.job == id, messages.c.state == "failed", messages.c.id > after)
+        failed = (messages.c.job == id, _failed_for_sure(), messages.c.id > after)
         query = sa.select(messages.c.id).where(*failed).order_by(messages.c.id).limit(_PAGE)
         with self._database.read() as tx:
             return list(tx.execute(query).scalars())
@@ -643,20 +648,49 @@ def read_items(
     ]
 
 
-def forget_listed(tx: Transaction, site: SiteId, member: MemberId) -> None:
-    """Erase what lists of people said of somebody, beside their id."""
-    theirs = sa.and_(job_items.c.site == site, job_items.c.member == member)
-    for item in tx.execute(sa.select(job_items.c.job, job_items.c.number).where(theirs)).all():
-        row = tx.execute(sa.select(jobs.c.params).where(jobs.c.id == item.job).with_for_update()).first()
-        people = row.params.get("people") if row is not None else None
-        if people:
-            kept = [
-                {"row": place} if (listed.get("row") or place) == item.number else listed
-                for place, listed in enumerate(people, start=1)
+def forget_listed(tx: Transaction, site: SiteId, member: MemberId, reason: str) -> None:
+    """Erase what lists of people said of somebody, beside their id; what was to be done for them is skipped with this
+    reason."""
+    named = sa.cast(job_items.c.data, sa.Text).contains(json.dumps(member), autoescape=True)
+    about = sa.and_(job_items.c.site == site, sa.or_(job_items.c.member == member, named))
+    found = tx.execute(sa.select(job_items.c.job).where(about).distinct().order_by(job_items.c.job))
+    for job in found.scalars().all():
+        row = tx.execute(sa.select(jobs).where(jobs.c.id == job).with_for_update()).one()
+        items = tx.execute(sa.select(job_items).where(job_items.c.job == job, about)).all()
+        theirs = {item.number for item in items if item.member == member}
+        for item in items:
+            if item.number in theirs:
+                kept = {"row": item.number, "private": None, "how": "", "candidates": []}
+                _put_data(tx, job, item.number, kept)
+            elif "candidates" in item.data:
+                _put_data(tx, job, item.number, _without(item.data, member))
+        undone = (job_items.c.job == job, job_items.c.member == member)
+        tx.execute(
+            sa.update(job_items)
+            .where(*undone, job_items.c.state.in_(("planned", "in_doubt", "failed")))
+            .values(state="skipped", reason=reason, next_at=None, changed_at=tx.now)
+        )
+        values: dict[str, Any] = {}
+        if people := row.params.get("people"):
+            # The line stays, or rows that are known by their places would be known by their lines from now on.
+            people = [
+                {"row": listed.get("row")} if number in theirs else listed
+                for number, listed in numbered(people)
             ]
-            params = {**row.params, "people": kept}  # type: ignore[union-attr] # it has people
-            tx.execute(sa.update(jobs).where(jobs.c.id == item.job).values(params=params))
-    tx.execute(sa.update(job_items).where(theirs).values(data={}))
+            values["params"] = {**row.params, "people": people}
+        if to_fix := (row.result or {}).get("to_fix"):
+            values["result"] = {**row.result, "to_fix": [_without(entry, member) for entry in to_fix]}
+        if values:
+            tx.execute(sa.update(jobs).where(jobs.c.id == job).values(**values))
+
+
+def _without(entry: Mapping[str, Any], member: MemberId) -> dict[str, Any]:
+    return {**entry, "candidates": [each for each in entry["candidates"] if each["member"] != member]}
+
+
+def _put_data(tx: Transaction, job: str, number: int, data: Mapping[str, Any]) -> None:
+    this = (job_items.c.job == job, job_items.c.number == number)
+    tx.execute(sa.update(job_items).where(*this).values(data=dict(data)))
 
 
 def write_items(tx: Transaction, job: Job, items: Iterable[Item], *, next_at: datetime | None = None) -> None:
@@ -689,21 +723,19 @@ def release_items(tx: Transaction, job: str) -> None:
     )
 
 
+def _failed_for_sure() -> sa.ColumnElement[bool]:
+    """Nobody has this letter: one that was in doubt and given up may have arrived."""
+    doubted = sa.or_(messages.c.marked, sa.func.coalesce(messages.c.reply, "") == RELEASED)
+    return sa.and_(messages.c.state == "failed", ~doubted)
+
+
 def plan_again(tx: Transaction, job: str, letters: Collection[str]) -> None:
-    """Make what failed of this job planned anew: these letters, and all its other rows."""
+    """Make what failed of this job planned anew: these letters, held until their readers were looked for in the group
+    again, and all its other rows."""
     tx.execute(
         sa.update(messages)
-        .where(messages.c.id.in_(letters), messages.c.state == "failed")
-        .values(
-            state="planned",
-            reason=None,
-            marked=False,
-            look_again=True,
-            attempts=0,
-            crashes=0,
-            next_at=tx.now,
-            due_at=tx.now,
-        )
+        .where(messages.c.id.in_(letters), _failed_for_sure())
+        .values(state="planned", reason=None, attempts=0, crashes=0, next_at=HELD, due_at=tx.now)
     )
     tx.execute(
         sa.update(job_items)

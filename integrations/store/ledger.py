@@ -52,7 +52,7 @@ _WAITING = ("planned", "deferred")
 _STALE_AFTER = timedelta(seconds=60)
 """A letter that waited longer than this is looked at again: the person may have left meanwhile."""
 _STALE_OF_A_JOB_AFTER = timedelta(hours=6)
-_RELEASED = "released while in doubt"
+RELEASED = "released while in doubt"
 """In place of a reply: perhaps somebody has this letter, so it is never planned anew."""
 MAY_STILL_COME = timedelta(minutes=15)
 """How long after its lease a process that froze between mark and dot may wake up and send the dot after all: as
@@ -286,8 +286,11 @@ class Ledger:
         whose process never said how it ended waits first, as `reason` says. Raises NotThereError, WrongStateError.
         """
         with self._database.begin() as tx:
+            # The job is locked before its letter, as each of its pages does.
+            job = tx.connection.scalar(sa.select(messages.c.job).where(messages.c.id == id))
+            state = _reopen(tx, job) if job is not None else None
             row = self._in_doubt(tx, id)
-            if row.job is not None and (state := _reopen(tx, row.job)) in ("cancelled", "failed"):
+            if state in ("cancelled", "failed"):
                 raise WrongStateError(f"the job of this letter is {state}")
             at = may_go_at(row, tx.now)
             waits = f"released; waits until {at:%Y-%m-%d %H:%M:%S} UTC, as its process may only be frozen"
@@ -300,7 +303,7 @@ class Ledger:
                 marked=False,
                 look_again=True,
                 reason=waits if at > tx.now else None,
-                reply=_RELEASED,
+                reply=RELEASED,
                 next_at=at,
                 due_at=at,
             )
@@ -444,7 +447,7 @@ def _is_stale(row: sa.Row[Any], now: datetime) -> bool:
 
 def was_released(row: sa.Row[Any]) -> bool:
     """Somebody decided to send it again while it was in doubt, and it still waits."""
-    return row.state in _WAITING and row.reply == _RELEASED
+    return row.state in _WAITING and row.reply == RELEASED
 
 
 def _reopen(tx: Transaction, job: str) -> str | None:
@@ -459,7 +462,7 @@ def _reopen(tx: Transaction, job: str) -> str | None:
 
 
 def _is_released() -> sa.ColumnElement[bool]:
-    return sa.and_(messages.c.state.in_(_WAITING), messages.c.reply == _RELEASED)
+    return sa.and_(messages.c.state.in_(_WAITING), messages.c.reply == RELEASED)
 
 
 def may_go_at(row: sa.Row[Any], now: datetime) -> datetime:
@@ -540,8 +543,11 @@ def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequ
     """Write each letter once for its key. One that was only ever skipped may be planned anew: nobody got it."""
     before = _planned_before(tx, site, event, letters)
     for job in {letter.job for letter in letters if letter.job}:
-        if _reopen(tx, job) in ("cancelled", "failed", None):
+        heeds = tx.connection.scalar(sa.select(jobs.c.later_group).where(jobs.c.id == job).with_for_update())
+        if heeds is None:  # it was cancelled since this event was looked at
             letters = [letter for letter in letters if letter.job != job]
+        else:
+            _reopen(tx, job)
     for letter in letters:
         if letter.key not in before.get((letter.member, letter.automation), {letter.key}):
             continue
@@ -576,7 +582,7 @@ def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequ
                 index_elements=[messages.c.site, messages.c.key],
                 set_=values,
                 where=sa.and_(
-                    messages.c.state == "skipped", sa.func.coalesce(messages.c.reply, "") != _RELEASED
+                    messages.c.state == "skipped", sa.func.coalesce(messages.c.reply, "") != RELEASED
                 ),
             )
         )

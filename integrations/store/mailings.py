@@ -109,10 +109,16 @@ class Mailings:
 
 
 def plan_audience(
-    tx: Transaction, job: Job, looked: Sequence[Looked], *, purpose: Purpose, template: str
+    tx: Transaction,
+    job: Job,
+    looked: Sequence[Looked],
+    *,
+    purpose: Purpose,
+    template: str,
+    only_new: bool = False,
 ) -> None:
     """One row for each member, however often they are looked at: who matched in one group is not taken out again by
-    another in which they did not."""
+    another in which they did not. `only_new`: who has a row keeps it as it is."""
     if not looked:
         return
     rows = [
@@ -141,6 +147,9 @@ def plan_audience(
     ]
     insert = tx.insert(messages).values(rows)
     better = {name: insert.excluded[name] for name in ("group_id", "context", "state", "reason", "next_at")}
+    if only_new:
+        tx.execute(insert.on_conflict_do_nothing(index_elements=[messages.c.site, messages.c.key]))
+        return
     tx.execute(
         insert.on_conflict_do_update(
             index_elements=[messages.c.site, messages.c.key],

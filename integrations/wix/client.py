@@ -518,6 +518,8 @@ class WixClient(WixPort):
             raise
 
     def _take(self, site: SiteId) -> None:
+        if self._wait is not None and not self._wait(0.0):
+            raise RetryableError("work that may wait was asked to stop", retry_after_s=0.0, counts=False)
         while True:
             try:
                 self._budget.take(site, bulk=self._bulk)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from core.errors import AppError, IntegrationError, LostLeaseError, RetryableError
+from core.errors import AppError, ForbiddenError, IntegrationError, LostLeaseError, RetryableError
 from core.jobs import CALL_OFF, RETRY, TIDY, Job
 from core.letters import retry_delay_s
 from core.ports import WixPort
@@ -46,19 +46,17 @@ def run_jobs(kinds: Mapping[str, Kind], services: Services, pause: Break, *, for
             claimed = services.jobs.claim()
             if claimed is None:
                 return False
-            run_page(kinds, claimed, services, pause, ends_at)
+            run_page(kinds, claimed, services, pause)
     finally:
         services.jobs.hands_free()
     return True
 
 
-def run_page(
-    kinds: Mapping[str, Kind], claimed: ClaimedJob, services: Services, pause: Break, ends_at: float
-) -> None:
+def run_page(kinds: Mapping[str, Kind], claimed: ClaimedJob, services: Services, pause: Break) -> None:
     """See one page through: written, postponed, or the end of its job."""
     job = claimed.job
     fields: dict[str, object] = {"job": job.id, "site": job.site, "kind": job.kind, "phase": job.phase}
-    wix = services.wix.for_bulk(pause.patience(ends_at))
+    wix = services.wix.for_bulk(pause.patience(time.monotonic() + PAGE_PATIENCE_S))
     try:
         try:
             if job.state == "previewed":
@@ -75,8 +73,15 @@ def run_page(
         except RetryableError as exc:
             _postpone(claimed, exc, wix.calls, services, fields)
         except (IntegrationError, JobError) as exc:
+            if isinstance(exc, ForbiddenError) and job.state == "running":
+                # Permissions are for a person to mend, and what was confirmed is not given up for them.
+                later = RetryableError(str(exc), retry_after_s=REFUSED_DELAY_S)
+                _postpone(claimed, later, wix.calls, services, fields)
+                return
             services.jobs.fail(claimed, str(exc), wix_calls=wix.calls)
-            log.error("job.failed", extra=fields | {"error": str(exc)})
+            # What an admin typed is for the row alone.
+            error = str(exc) if isinstance(exc, IntegrationError) else type(exc).__name__
+            log.error("job.failed", extra=fields | {"error": error})
         except AppError:
             raise
         except Exception as exc:
@@ -97,7 +102,7 @@ def _do_page(kinds: Mapping[str, Kind], claimed: ClaimedJob, wix: WixPort, servi
     if job.phase == RETRY and kind is not None:
         ids = services.jobs.failed_letters(job.id, after=job.cursor.get("after", ""))
         more = {"after": ids[-1]} if ids else {}
-        return Step(RETRY if ids else kind.again, more, write=lambda tx: plan_again(tx, job.id, ids))
+        return Step(RETRY if ids else kind.again, more or AGAIN, write=lambda tx: plan_again(tx, job.id, ids))
     if kind is None or job.phase not in kind.phases:
         raise JobError(f"this release of Usher knows no {job.kind} in {job.phase!r}")
     return kind.phases[job.phase](job, wix, services)
@@ -106,6 +111,11 @@ def _do_page(kinds: Mapping[str, Kind], claimed: ClaimedJob, wix: WixPort, servi
 MOST_FAILURES = 50
 """Of one page in a row, that Wix or we are the reason of: some hours."""
 WORTH_TELLING_S = 30.0
+REFUSED_DELAY_S = 900.0
+PAGE_PATIENCE_S = 120.0
+"""How long one page waits for room in the budget, all in all: a list of all groups of a large site is one page."""
+AGAIN = {"again": True}
+"""The cursor with which a kind begins anew after retry-failed."""
 
 
 def _postpone(
@@ -116,7 +126,7 @@ def _postpone(
         log.error("job.failed", extra=fields | {"error": str(exc)})
         return
     delay_s = retry_delay_s(
-        claimed.attempts, services.chance(), base_s=2.0, longest_s=300.0, asked_s=exc.retry_after_s
+        claimed.attempts, services.chance(), base_s=2.0, longest_s=REFUSED_DELAY_S, asked_s=exc.retry_after_s
     )
     # Waiting for room in the budget is no trouble; a token that Wix does not give is, though it uses up no attempts.
     error = str(exc) if exc.counts or delay_s > WORTH_TELLING_S else None

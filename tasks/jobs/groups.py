@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from core.automations import group_fits
 from core.community import Group, GroupId, SiteId, is_plain
-from core.errors import PermanentError
+from core.errors import ForbiddenError, PermanentError
 from core.ports import WixPort
 from tasks.jobs.engine import JobError
 from tasks.services import Services
@@ -19,6 +19,8 @@ def find_group(named: str, site: SiteId, wix: WixPort) -> Group:
         try:
             if (group := wix.get_group(site, GroupId(named))) is not None:
                 return group
+        except ForbiddenError:
+            raise
         except PermanentError:  # an id that Wix finds malformed may be a name
             pass
     groups = list(wix.list_groups(site))
