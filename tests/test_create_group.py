@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,18 +14,19 @@ import sqlalchemy as sa
 from anyio.from_thread import start_blocking_portal
 
 from core.community import Group, GroupId, Member, MemberId, Membership, Person, SiteId, Slice
-from core.errors import NotFoundError, PermanentError, RetryableError
+from core.errors import NotFoundError, PermanentError, RetryableError, WrongStateError
 from integrations.people_list import read_people
 from integrations.store.database import Database
 from integrations.store.lists import INVITED, INVITED_BEFORE
+from integrations.store.suppressions import FORGOTTEN, forget_member
 from integrations.store.tables import jobs
 from integrations.wix.client import WixClient
 from sandbox.house import APP_SECRET, Sandbox
 from sandbox.loading import load_community
 from sandbox.sender import Keys
 from sandbox.switches import patched
-from tasks.jobs.create_group import ADDED, ASKED, GONE, NOT_LISTED, UNSURE, WAS_IN
-from tests.house import Clock, FakeWix, House, a_house
+from tasks.jobs.create_group import ADDED, ASKED, CREATE_GROUP, GONE, NOT_LISTED, UNSURE, WAS_IN
+from tests.house import SITE, Clock, FakeWix, House, a_house
 from tests.test_people_list import a_long_list
 from tests.wix.test_wix_contract import InOneLoop
 
@@ -541,6 +543,180 @@ def test_a_job_that_is_cancelled_in_the_middle_leaves_the_rest_alone(house: Hous
     house.turn()
     assert {reason for _, reason in rows(house, job).values()} == {"the job was cancelled"}
     assert len(called(house, "add_group_members")) == 1
+
+
+def test_whom_a_cancelled_job_had_asked_for_is_not_invited_by_the_next_one(house: House):
+    people = members(house, 1)
+    settle_in(house, "bo", private=True)
+    people.append({"email": "bo@example.com"})
+    job = previewed(house, people)
+    house.wix.hidden = {"m-0000"}  # so that the job waits before it says what came of everybody
+    house.confirm(job)
+    house.services.jobs.cancel(job, who="tests")
+    house.wix.hidden = set()
+    house.turn()
+    assert rows(house, job)[2] == ("in_doubt", ASKED)
+
+    again = done(house, people)
+    assert (again["already"], again["invited"]) == (1, 0)
+    assert [(bad["row"], bad["reason"]) for bad in again["to_fix"]] == [(2, INVITED_BEFORE)]
+    assert [asked for _, asked in called(house, "add_group_members")].count(("bo",)) == 1
+
+
+def test_a_job_that_fails_after_it_made_its_group_says_which(house: House):
+    job = previewed(house, members(house, 1))
+    house.wix.breaks[MemberId("m-0000")] = NotFoundError("addGroupMembers: Wix answered 404")
+    house.wix.vanishes = True
+    house.confirm(job)
+    assert house.job(job).state == "failed"
+    made = called(house, "add_group_members")[0][0]
+    assert house.job(job).result["group"] == {"id": made, "name": "Yoga in May", "created": True}
+
+
+def test_a_name_is_the_same_however_its_accents_are_written(house: House):
+    first = done(house, members(house, 1), name=unicodedata.normalize("NFD", "Café"))
+    again = done(house, members(house, 1), name=unicodedata.normalize("NFC", "Café"))
+    assert again["group"]["id"] == first["group"]["id"]
+    assert len(called(house, "create_group")) == 1
+
+
+# Who asks to be forgotten, and what is kept how long
+
+NOTHING = {"private": None, "how": "", "candidates": []}
+
+
+def forget(house: House, member: str) -> None:
+    with house.database.begin() as tx:
+        forget_member(tx, SITE, MemberId(member))
+
+
+def test_who_is_forgotten_before_the_yes_is_not_added_and_holds_nobody_up(house: House):
+    job = previewed(house, members(house, 3))
+    forget(house, "m-0001")
+    assert house.job(job).params["people"][1] == {"row": None}
+    house.confirm(job)
+    assert finished(house, job)["added"] == 2
+    assert called(house, "add_group_members")[0][1] == (MemberId("m-0000"), MemberId("m-0002"))
+    assert rows(house, job)[2] == ("skipped", FORGOTTEN)
+    assert house.services.jobs.items(job)[1].data == {"row": 2, **NOTHING}
+
+
+def test_who_is_forgotten_in_the_middle_of_a_preview_holds_nobody_up(house: House):
+    given = {"group": NEW, "people": members(house, 150)}
+    row, _ = house.services.jobs.create(SITE, "create_group", given, who="tests")
+    claimed = house.services.jobs.claim()
+    assert claimed is not None
+    step = CREATE_GROUP.phases["begin"](claimed.job, house.wix, house.services)
+    house.services.jobs.settle(claimed, step, wix_calls=0)
+    forget(house, "m-0020")
+    house.turn()
+    assert house.job(row.id).state == "previewed"
+    assert house.job(row.id).result["added"] == 149
+
+
+def test_an_emptied_row_of_a_list_is_told_as_forgotten(house: House):
+    given = {"group": NEW, "people": [{"row": 5}, {"email": "gone@example.com", "row": 7}]}
+    row, _ = house.services.jobs.create(SITE, "create_group", given, who="tests")
+    house.turn()
+    assert house.job(row.id).state == "previewed"
+    assert rows(house, row.id)[5] == ("skipped", FORGOTTEN)
+
+
+def test_who_is_forgotten_while_they_are_in_doubt_is_left_alone(house: House):
+    job = previewed(house, members(house, 2))
+    house.wix.hidden = {"m-0000"}
+    house.confirm(job)
+    forget(house, "m-0000")
+    house.wix.hidden = set()
+    result = finished(house, job)
+    assert rows(house, job) == {1: ("skipped", FORGOTTEN), 2: ("done", ADDED)}
+    assert (result["added"], [bad["reason"] for bad in result["to_fix"]]) == (1, [FORGOTTEN])
+
+
+def test_who_is_forgotten_while_wix_is_asked_for_them_stays_forgotten(house: House):
+    job = previewed(house, members(house, 2))
+    house.services.jobs.confirm(job, house.job(job).confirm_token, who="tests")
+    claimed = house.services.jobs.claim()
+    while claimed is not None and claimed.job.phase != "add":
+        step = CREATE_GROUP.phases[claimed.job.phase](claimed.job, house.wix, house.services)
+        house.services.jobs.settle(claimed, step, wix_calls=0)
+        claimed = house.services.jobs.claim()
+    assert claimed is not None
+    step = CREATE_GROUP.phases["add"](claimed.job, house.wix, house.services)
+    forget(house, "m-0000")
+    house.services.jobs.settle(claimed, step, wix_calls=0)
+    assert rows(house, job) == {1: ("skipped", FORGOTTEN), 2: ("in_doubt", ASKED)}
+
+
+def test_who_is_forgotten_after_wix_refused_them_is_not_tried_again(house: House):
+    job = previewed(house, members(house, 2))
+    member = house.wix.members.pop(MemberId("m-0000"))
+    house.confirm(job)
+    assert house.counts(job).failed == 1
+    house.wix.members[member.id] = member
+    forget(house, member.id)
+    with pytest.raises(WrongStateError, match="nothing of this job failed"):
+        house.services.jobs.retry_failed(job, who="tests")
+
+
+@pytest.mark.parametrize("lines", [[1, 1, 2], [3, 2, 1], [None, 1, 2], [None, None, None]])
+def test_of_a_list_just_the_entry_of_the_forgotten_goes(house: House, lines: list[int | None]):
+    people = [{**person, "row": line} for person, line in zip(members(house, 3), lines, strict=True)]
+    job = previewed(house, people)
+    for forgotten in (1, 2):
+        forget(house, f"m-{forgotten:04}")
+        kept = [person.get("email") for person in house.job(job).params["people"]]
+        assert kept == [None if 1 <= place <= forgotten else people[place]["email"] for place in range(3)]
+
+
+def test_a_namesake_who_is_forgotten_is_no_candidate_any_more(house: House):
+    for twin in ("ida-1", "ida-2"):
+        settle_in(house, twin, nickname="Ida")
+    settle_in(house, "ida-10", nickname="Ida")
+    job = previewed(house, [{"name": "Ida"}, *members(house, 1)])
+    forget(house, "ida-1")
+
+    (entry,) = house.job(job).result["to_fix"]
+    (item, _) = house.services.jobs.items(job)
+    for candidates in (entry["candidates"], item.data["candidates"]):
+        assert [each["member"] for each in candidates] == ["ida-2", "ida-10"]
+    assert house.job(job).params["people"][0]["name"] == "Ida"
+
+
+def test_an_old_job_keeps_no_personal_data_and_what_failed_can_still_be_done(house: House):
+    for twin in ("ida-1", "ida-2"):
+        settle_in(house, twin, nickname="Ida")
+    job = previewed(house, [*members(house, 2), {"name": "Ida"}])
+    member = house.wix.members.pop(MemberId("m-0000"))
+    house.confirm(job)
+    finished(house, job)
+    house.clock.move(days=31)
+    house.turn()
+    assert (house.job(job).params["people"], house.job(job).result["to_fix"]) == ([], [])
+    kept = [item.data for item in house.services.jobs.items(job)]
+    assert kept[0] == {"row": 1, "how": "by address", "private": False, "candidates": []}
+    assert kept[2] == {"row": 3, **NOTHING}
+
+    house.wix.members[member.id] = member
+    house.services.jobs.retry_failed(job, who="tests")
+    house.turn()
+    assert finished(house, job)["added"] == 2
+
+
+def test_what_is_retried_in_the_moment_in_which_it_is_tidied_goes_on(house: House):
+    job = previewed(house, members(house, 2))
+    member = house.wix.members.pop(MemberId("m-0000"))
+    house.confirm(job)
+    finished(house, job)
+    house.wix.members[member.id] = member
+    house.clock.move(days=31)
+    claimed = house.services.jobs.claim()
+    assert claimed is not None
+    house.services.jobs.retry_failed(job, who="tests")
+    house.services.jobs.tidy(claimed)
+    house.turn()
+    assert finished(house, job)["added"] == 2
+    assert len(house.job(job).params["people"]) == 2
 
 
 def test_no_name_address_or_number_stands_in_the_rows_of_a_job(house: House):

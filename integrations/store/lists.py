@@ -6,8 +6,8 @@ list, `how` they were found, `private`, `candidates` of a row in doubt.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -15,11 +15,12 @@ import sqlalchemy as sa
 from core.community import GroupId, MemberId
 from core.jobs import Job
 from integrations.store.database import Transaction
-from integrations.store.jobs import Item, read_items, write_items
+from integrations.store.jobs import Item, read_items
 from integrations.store.tables import job_items, jobs
 
 INVITED = "only invited: their profile is private, so they have to accept first"
 INVITED_BEFORE = "was invited by an earlier job and has not accepted yet"
+ASKED = "Wix took them, and does not list them in the group yet"
 UNSURE = "Wix did not answer whether they were invited"
 ON_THE_WAY = ("planned", "in_doubt")
 
@@ -49,7 +50,7 @@ def see_invited(tx: Transaction, job: Job, group: GroupId, state: str) -> None:
         earlier.c.job != job.id,
         sa.or_(
             sa.and_(earlier.c.state == "skipped", earlier.c.reason.in_((INVITED, INVITED_BEFORE))),
-            sa.and_(earlier.c.state == "in_doubt", earlier.c.reason == UNSURE),
+            sa.and_(earlier.c.state == "in_doubt", earlier.c.reason.in_((ASKED, UNSURE))),
         ),
     )
     query = sa.select(job_items.c.number).where(
@@ -64,7 +65,11 @@ def see_invited(tx: Transaction, job: Job, group: GroupId, state: str) -> None:
 def mark(
     tx: Transaction, job: Job, items: Iterable[Item], state: str, reason: str | None, group: GroupId
 ) -> None:
-    write_items(tx, job, [replace(item, state=state, reason=reason, group=group) for item in items])
+    """Whoever was forgotten since the rows were read stays as they are."""
+    numbers = [item.number for item in items]
+    these = (job_items.c.job == job.id, job_items.c.number.in_(numbers), job_items.c.state.in_(ON_THE_WAY))
+    values = {"state": state, "reason": reason, "group_id": group, "next_at": None, "changed_at": tx.now}
+    tx.execute(sa.update(job_items).where(*these).values(values))
 
 
 def wait_to_create(tx: Transaction, job: Job, settle_s: float) -> float:
@@ -100,4 +105,4 @@ def _same_group(one: dict[str, str], other: dict[str, str]) -> bool:
 
 def fold_name(name: str) -> str:
     """The form in which names of groups are compared."""
-    return " ".join(name.casefold().split())
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())

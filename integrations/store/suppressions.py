@@ -269,7 +269,7 @@ def forget_member(tx: Transaction, site: SiteId, member: MemberId) -> None:
         .values(state="void", reason=FORGOTTEN, finished_at=tx.now, lease=None)
     )
     tx.execute(sa.update(events).where(events.c.site == site, events.c.member == member).values(payload="{}"))
-    forget_listed(tx, site, member)
+    forget_listed(tx, site, member, FORGOTTEN)
     suppress(tx, site, f"member:{member}", "all", cause="forgotten", reason=FORGOTTEN)
 
 

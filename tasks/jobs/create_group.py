@@ -19,12 +19,13 @@ from typing import Any
 from core.community import Group, GroupId, Member, MemberId
 from core.errors import ForbiddenError, IntegrationError, PermanentError, RetryableError
 from core.jobs import Job, least_seconds
-from core.people import Listed, Outcome, questions, resolve
+from core.people import Listed, Outcome, numbered, questions, resolve
 from core.ports import WixPort
 from integrations.people_list import read_email, read_phone
 from integrations.store.database import Transaction
 from integrations.store.jobs import Item, Step, write_items
 from integrations.store.lists import (
+    ASKED,
     INVITED,
     INVITED_BEFORE,
     UNSURE,
@@ -35,14 +36,14 @@ from integrations.store.lists import (
     see_invited,
     wait_to_create,
 )
+from integrations.store.suppressions import FORGOTTEN
 from tasks.jobs.engine import JobError, Kind
-from tasks.jobs.params import CreateGroup, ListedPerson
+from tasks.jobs.params import ListedPerson, NewGroup
 from tasks.services import Services
 
 HUNDRED = 100
 ADDED = "added"
 WAS_IN = "was in the group already"
-ASKED = "Wix took them, and does not list them in the group yet"
 NOT_LISTED = "Wix took them, and does not list them in the group"
 GONE = "Wix knows this member no more"
 LOOKS = 4
@@ -55,13 +56,11 @@ FIRST_LOOK_AGAIN_S = 5.0
 
 def _resolve(job: Job, wix: WixPort, services: Services) -> Step:
     """A hundred rows: whom they mean, or why nobody."""
-    params = _params(job)
+    creator, people_given = _wanted(job).creatorId, job.params["people"]
     at = job.cursor.get("at", 0)
-    if at == 0 and params.group.creatorId not in wix.get_members(
-        job.site, [MemberId(params.group.creatorId)]
-    ):
-        raise JobError(f"the creator {params.group.creatorId} is no member of the site")
-    read = [_listed(row, person) for row, person in _numbered(params.people)[at : at + HUNDRED]]
+    if at == 0 and creator not in wix.get_members(job.site, [MemberId(creator)]):
+        raise JobError(f"the creator {creator} is no member of the site")
+    read = [_listed(row, person) for row, person in numbered(people_given)[at : at + HUNDRED]]
     rows = [row for row in read if isinstance(row, Listed)]
     first = questions(rows)
     people = wix.find_people(job.site, contacts=first.contacts, emails=first.emails, phones=first.phones)
@@ -72,7 +71,7 @@ def _resolve(job: Job, wix: WixPort, services: Services) -> Step:
         taken = rows_of(tx, job, found)
     unreadable = [row for row in read if isinstance(row, Outcome)]
     items = [_item(outcome) for outcome in (*unreadable, *resolve(rows, people, taken))]
-    more = at + HUNDRED < len(params.people)
+    more = at + HUNDRED < len(people_given)
     return Step(
         "begin" if more else "find",
         {"at": at + HUNDRED} if more else {},
@@ -80,14 +79,10 @@ def _resolve(job: Job, wix: WixPort, services: Services) -> Step:
     )
 
 
-def _numbered(people: Sequence[ListedPerson]) -> list[tuple[int, ListedPerson]]:
-    """Each with its row: the line it came from if all say so, else its place."""
-    rows = {person.row for person in people if person.row is not None}
-    by_line = len(rows) == len(people)
-    return [(person.row or 0 if by_line else place, person) for place, person in enumerate(people, start=1)]
-
-
-def _listed(row: int, person: ListedPerson) -> Listed | Outcome:
+def _listed(row: int, given: Mapping[str, Any]) -> Listed | Outcome:
+    if not any(given.get(name) for name in ("contactId", "email", "phone", "name")):
+        return Outcome(row, reason=FORGOTTEN)
+    person = ListedPerson.model_validate(given)
     try:
         return Listed(
             row,
@@ -132,7 +127,7 @@ def _find(job: Job, wix: WixPort, services: Services) -> Step:
 
 def _look_for(job: Job, wix: WixPort) -> tuple[Group | None, int]:
     """The group of this name and creator, the oldest if there are more; and how many pages the list of groups has."""
-    wanted = _params(job).group
+    wanted = _wanted(job)
     groups = list(wix.list_groups(job.site))
     same = [
         group
@@ -191,14 +186,15 @@ def _sum_up(job: Job, wix: WixPort, services: Services) -> Step:
 
 def _run(job: Job, wix: WixPort, services: Services) -> Step:
     """Look for the group, and create it when it is not there."""
-    wanted = _params(job).group
+    wanted = _wanted(job)
     if "group" in job.plan:
         if wix.get_group(job.site, _group_id(job)) is None:
             raise JobError("the group is not there any more: begin anew")
         return Step("inside")
     group, _ = _look_for(job, wix)
     if group is not None:  # created after the preview, and by this job if it has tried
-        return Step("inside", plan={"group": _as_plan(group, created="tried_at" in job.plan)})
+        found = {"group": _as_plan(group, created="tried_at" in job.plan)}
+        return Step("inside", plan=found, result=found)
     with services.jobs.meanwhile(job) as tx:
         wait_s = wait_to_create(tx, job, services.settle_s)
     if wait_s:
@@ -206,9 +202,11 @@ def _run(job: Job, wix: WixPort, services: Services) -> Step:
         raise RetryableError(reason, retry_after_s=wait_s, counts=False)
     creator = MemberId(wanted.creatorId)
     made = wix.create_group(job.site, wanted.name.strip(), privacy=wanted.privacyStatus, creator=creator)
+    found = {"group": _as_plan(made, created=True)}
     return Step(
         "add",
-        plan={"group": _as_plan(made, created=True)},
+        plan=found,
+        result=found,
         write=lambda tx: see_inside(tx, job, made.id, [creator], "done", ADDED),
     )
 
@@ -305,7 +303,7 @@ def _verdict(item: Item, known: Mapping[MemberId, Member]) -> tuple[str, str]:
 
 def _result(job: Job, items: Sequence[Item]) -> dict[str, Any]:
     """What came of it; before the yes, what will."""
-    group = job.plan.get("group") or {"id": None, "name": _params(job).group.name.strip(), "created": True}
+    group = job.plan.get("group") or {"id": None, "name": _wanted(job).name.strip(), "created": True}
     coming = [item for item in items if item.state == "planned" and not item.reason]
     to_fix = [
         {"row": item.data["row"], "reason": item.reason, "candidates": item.data["candidates"]}
@@ -335,8 +333,8 @@ def _members(items: Sequence[Item]) -> list[MemberId]:
     return [item.member for item in items if item.member is not None]
 
 
-def _params(job: Job) -> CreateGroup:
-    return CreateGroup.model_validate(job.params)
+def _wanted(job: Job) -> NewGroup:
+    return NewGroup.model_validate(job.params["group"])
 
 
 CREATE_GROUP = Kind(

@@ -884,6 +884,23 @@ def test_bulk_work_that_can_wait_for_room_gets_through_and_knows_what_it_cost():
     assert clock.now_s - Clock().now_s > 5, "without Redis a quarter of 180 a minute, after a burst of three"
 
 
+def test_work_that_may_wait_looks_up_before_each_call_and_can_be_stopped_there():
+    asked: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        asked.append(seconds)
+        return len(asked) < 2
+
+    wix = WixStandIn().on(MEMBERS, answer_members)
+    view = a_client(wix).for_bulk(wait)
+    view.get_members(SITE, [MemberId("m-1")])
+    before = len(wix.asked)
+    with pytest.raises(RetryableError, match="asked to stop"):
+        view.get_members(SITE, [MemberId("m-2")])
+    assert len(wix.asked) == before
+    assert asked == [0.0, 0.0]
+
+
 def test_bulk_work_that_may_not_wait_any_longer_is_told_so():
     wix = WixStandIn().on(MEMBERS, answer_members)
     view = a_client(wix, calls_per_minute=180).for_bulk(lambda seconds: seconds < 0.1)
