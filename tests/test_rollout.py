@@ -16,10 +16,20 @@ from core.automations import parse_automations
 from core.community import Group, GroupId, Question, Rule, SiteId
 from core.errors import ForbiddenError, PermanentError, RetryableError
 from core.events import EventId
-from integrations.store.database import Database
-from integrations.store.jobs import Item
+from core.jobs import Job
+from integrations.store.database import Database, Transaction
+from integrations.store.jobs import Item, write_items
 from integrations.store.tables import jobs
-from tasks.jobs.rollout import ALREADY, CHANGED, CHANGED_AFTER, GONE, TRIES, TRIES_TO_READ
+from tasks.jobs.rollout import (
+    ALREADY,
+    ASKED,
+    CHANGED,
+    CHANGED_AFTER,
+    GONE,
+    ROWS,
+    TRIES,
+    TRIES_TO_READ,
+)
 from tests.house import RUNNERS, SITE, Clock, FakeWix, House, a_house, an_event
 
 SOURCE = GroupId("00000000-0000-4000-8000-000000000001")
@@ -41,15 +51,19 @@ class KilledError(BaseException):
 
 @dataclass
 class StubbornWix(FakeWix):
-    """`refuses`: groups whose rules it does not let anybody write. `dice`: every tenth call or so fails for now. `tell`
-    hears of every group whose rules were written, as Wix would tell."""
+    """`refuses`: groups whose rules it does not let anybody write. `dice`: every tenth call fails for now. `once`: an
+    error for just this call, the first time. `tell` hears of every group whose rules were written, as Wix would
+    tell."""
 
     refuses: set[GroupId] = field(default_factory=set)
     dice: random.Random | None = None
+    once: dict[tuple[Any, ...], Exception] = field(default_factory=dict)
     tell: Callable[[GroupId], None] = lambda _: None
 
     def _ask(self, name: str, *arguments: Any) -> None:
         super()._ask(name, *arguments)
+        if error := self.once.pop((name, *arguments), None):
+            raise error
         if self.dice is not None and self.dice.random() < 0.1:
             raise RetryableError(f"{name}: Wix answered 503")
 
@@ -262,7 +276,7 @@ def test_a_worker_that_dies_between_write_and_record_has_written_once(house: Hou
     house.wix.loses["replace_rules"] = [KilledError()]
     with pytest.raises(KilledError):
         house.confirm(job)
-    assert states(house, job) == {("planned", None): 3}
+    assert states(house, job) == {("in_doubt", ASKED): 1, ("planned", None): 2}
     assert house.wix.rules[group_id(0)] == NEW
     see_through(house)
 
@@ -326,6 +340,125 @@ def test_a_cancelled_rollout_leaves_the_rest_alone_and_can_be_rolled_back(house:
     house.wix.failing_groups.clear()
     house.confirm(house.ask_for("rules_rollout", rollback=job))
     assert {house.wix.rules[group_id(number)] for number in range(3)} == {OLD}
+
+
+def killed_at(last: GroupId) -> Callable[[GroupId], None]:
+    def tell(group: GroupId) -> None:
+        if group == last:
+            raise KilledError
+
+    return tell
+
+
+def test_groups_that_a_dead_worker_wrote_are_in_doubt_after_a_cancel_and_can_be_rolled_back(house: House):
+    job = roll_out(house)
+    assert isinstance(house.wix, StubbornWix)
+    house.wix.tell = killed_at(group_id(1))
+    with pytest.raises(KilledError):
+        house.confirm(job)
+    house.services.jobs.cancel(job, who="tests")
+    see_through(house)
+    house.clock.move(minutes=10)
+    house.turn()
+    assert states(house, job) == {("in_doubt", ASKED): 2, ("skipped", "the job was cancelled"): 1}
+
+    house.wix.tell = lambda _: None
+    back = house.ask_for("rules_rollout", rollback=job)
+    house.confirm(back)
+    assert states(house, back) == {("done", None): 2}
+    assert {house.wix.rules[group_id(number)] for number in range(3)} == {OLD}
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_write_whose_answer_was_lost_before_a_cancel_is_in_doubt_and_can_be_rolled_back(
+    house: House, reached: bool
+):
+    job = roll_out(house)
+    lost = RetryableError("no answer from Wix (ReadTimeout)", retry_after_s=120)
+    (house.wix.loses if reached else house.wix.fails)["replace_rules"] = [lost]
+    house.confirm(job)
+    house.services.jobs.cancel(job, who="tests")
+    house.clock.move(seconds=20)
+    house.turn()
+    assert states(house, job) == {("in_doubt", str(lost)): 1, ("done", None): 2}
+    assert house.wix.rules[group_id(0)] == (NEW if reached else OLD)
+
+    back = house.ask_for("rules_rollout", rollback=job)
+    house.confirm(back)
+    assert states(house, back)["skipped", SAME] == (0 if reached else 1)
+    assert {house.wix.rules[group_id(number)] for number in range(3)} == {OLD}
+
+
+def test_a_write_in_doubt_that_somebody_else_followed_is_left_alone(house: House):
+    job = roll_out(house)
+    house.wix.loses["replace_rules"] = [RetryableError("no answer from Wix (ReadTimeout)", retry_after_s=60)]
+    house.confirm(job)
+    house.wix.rules[group_id(0)] = (Rule("Ours now"),)
+    see_through(house)
+
+    assert states(house, job) == {("skipped", CHANGED): 1, ("done", None): 2}
+    assert house.wix.rules[group_id(0)] == (Rule("Ours now"),)
+
+
+def test_a_group_written_and_given_up_before_anybody_saw_it_is_rolled_back_too(house: House):
+    job = roll_out(house, to_groups=["Group 0"])
+    house.wix.loses["replace_rules"] = [RetryableError("no answer from Wix (ReadTimeout)")]
+    house.confirm(job)
+    house.wix.failing_groups[group_id(0)] = RetryableError("listRules: Wix answered 500")
+    see_through(house)
+    assert states(house, job) == {("failed", "listRules: Wix answered 500"): 1}
+
+    house.wix.failing_groups.clear()
+    house.confirm(house.ask_for("rules_rollout", rollback=job))
+    assert house.wix.rules[group_id(0)] == OLD
+
+
+# Many groups
+
+
+def test_many_groups_are_listed_and_written_down_page_by_page_and_so_is_their_rollback(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    house = a_club(database, clock, groups=650, rules=NEW)
+    for number in (0, 400, 649):
+        house.wix.rules[group_id(number)] = OLD
+    written_at_once: list[int] = []
+
+    def counted(tx: Transaction, job: Job, items: list[Item], **more: Any) -> None:
+        written_at_once.append(len(items))
+        write_items(tx, job, items, **more)
+
+    monkeypatch.setattr("tasks.jobs.rollout.write_items", counted)
+    assert isinstance(house.wix, StubbornWix)
+    house.wix.once["groups_page", 200] = RetryableError("no call is left", retry_after_s=20, counts=False)
+    job = roll_out(house)
+    see_through(house)
+    offsets = [call[1] for call in house.wix.asked if call[0] == "groups_page"]
+    assert offsets == [0, 100, 200, 200, 300, 400, 500, 600]
+    assert ("list_groups",) not in house.wix.asked
+    assert [count for count in written_at_once if count > 1] == [ROWS, ROWS, 50]
+    assert house.services.jobs.get(job).plan["targets"] == []
+    house.confirm(job)
+    see_through(house)
+    assert states(house, job) == {("skipped", SAME): 647, ("done", None): 3}
+
+    back = house.ask_for("rules_rollout", rollback=job)
+    see_through(house)
+    house.confirm(back)
+    assert {house.wix.rules[group_id(number)] for number in (0, 400, 649)} == {OLD}
+    assert len(items(house, back)) == 3
+
+
+def test_a_group_deleted_while_the_list_is_read_hides_no_other(database: Database, clock: Clock):
+    house = a_club(database, clock, groups=150)
+    house.wix.totals = True
+    assert isinstance(house.wix, StubbornWix)
+    house.wix.once["groups_page", 100] = RetryableError("no call is left", retry_after_s=5, counts=False)
+    job = roll_out(house)
+    del house.wix.groups[group_id(7)]
+    see_through(house)
+
+    assert items(house, job).keys() >= {group_id(number) for number in range(150)} - {group_id(7)}
 
 
 # Many groups, of which some fail

@@ -54,6 +54,7 @@ HELD = datetime(9999, 12, 31, tzinfo=UTC)
 STILL_IN = datetime(9999, 12, 30, tzinfo=UTC)
 """The same, for one whose reader was seen in the group again after the job was confirmed."""
 _IN_HAND = ("planned", "deferred", "sending")
+_OPEN = ("planned", "in_doubt")
 _PAGE = 500
 
 
@@ -285,12 +286,12 @@ class Jobs:
     # What workers do
 
     def next_items(self, id: str, *, limit: int) -> tuple[list[Item], datetime | None]:  # noqa: A002
-        """Planned rows of a job that are due, in their order; without any, when the next will be, or None when none
-        waits for a time."""
+        """Rows of a job that are planned or in doubt and due, in their order; without any, when the next will be, or
+        None when none waits for a time."""
         with self._database.read() as tx:
-            if due := read_items(tx, id, state="planned", due=True, limit=limit):
+            if due := read_items(tx, id, state=_OPEN, due=True, limit=limit):
                 return due, None
-            waits = (job_items.c.job == id, job_items.c.state == "planned", job_items.c.next_at < HELD)
+            waits = (job_items.c.job == id, job_items.c.state.in_(_OPEN), job_items.c.next_at < HELD)
             return [], tx.connection.scalar(sa.select(sa.func.min(job_items.c.next_at)).where(*waits))
 
     def move_item(
@@ -448,7 +449,7 @@ class Jobs:
                 values["next_at"] = NEVER
                 if "people" in row.params:
                     for item in read_items(tx, job, limit=None):
-                        if item.data["candidates"]:
+                        if item.data.get("candidates"):
                             _put_data(tx, job, item.number, {**item.data, "candidates": []})
                     values["params"] = {**row.params, "people": []}
                     values["result"] = {**(row.result or {}), "to_fix": []}
@@ -619,7 +620,7 @@ def read_items(
     tx: Transaction,
     job: str,
     *,
-    state: str | None = None,
+    state: str | Collection[str] | None = None,
     due: bool = False,
     members: Collection[MemberId] | None = None,
     after: int = -1,
@@ -630,7 +631,7 @@ def read_items(
     if members is not None:
         where.append(job_items.c.member.in_(members))
     if state is not None:
-        where.append(job_items.c.state == state)
+        where.append(job_items.c.state.in_([state] if isinstance(state, str) else state))
     if due:
         where.append(sa.or_(job_items.c.next_at.is_(None), job_items.c.next_at <= tx.now))
     query = sa.select(job_items).where(*where).order_by(job_items.c.number).limit(limit)
@@ -703,7 +704,7 @@ def write_items(tx: Transaction, job: Job, items: Iterable[Item], *, next_at: da
             "state": item.state,
             "reason": item.reason,
             "attempts": item.attempts,
-            "next_at": next_at if item.state == "planned" else None,
+            "next_at": next_at if item.state in _OPEN else None,
             "data": dict(item.data),
             "changed_at": tx.now,
         }

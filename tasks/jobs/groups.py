@@ -13,8 +13,9 @@ from tasks.jobs.engine import JobError
 from tasks.services import Services
 
 
-def find_group(named: str, site: SiteId, wix: WixPort) -> Group:
-    """By its id, or by a name that only one group of the site has. Raises JobError."""
+def find_group(named: str, site: SiteId, wix: WixPort, groups: Sequence[Group] | None = None) -> Group:
+    """By its id, or by a name that only one group of the site has. `groups`: the whole list, where somebody has read
+    it. Raises JobError."""
     if _may_be_an_id(named):
         try:
             if (group := wix.get_group(site, GroupId(named))) is not None:
@@ -23,7 +24,7 @@ def find_group(named: str, site: SiteId, wix: WixPort) -> Group:
             raise
         except PermanentError:  # an id that Wix finds malformed may be a name
             pass
-    groups = list(wix.list_groups(site))
+    groups = list(wix.list_groups(site)) if groups is None else groups
     found = [group for group in groups if group.name.casefold() == named.strip().casefold()]
     if not found:
         names = [group.name for group in groups]
@@ -34,10 +35,16 @@ def find_group(named: str, site: SiteId, wix: WixPort) -> Group:
     return found[0]
 
 
-def choose_groups(patterns: Sequence[str], site: SiteId, wix: WixPort, services: Services) -> list[Group]:
+def choose_groups(
+    patterns: Sequence[str],
+    site: SiteId,
+    wix: WixPort,
+    services: Services,
+    groups: Sequence[Group] | None = None,
+) -> list[Group]:
     """All groups that one of these fits, in Wix's order, without those that were deleted though Wix still lists them.
-    Raises JobError for a pattern that fits none."""
-    groups = list(wix.list_groups(site))
+    `groups`: the whole list, where somebody has read it. Raises JobError for a pattern that fits none."""
+    groups = list(wix.list_groups(site)) if groups is None else groups
     deleted = services.group_days.note(site, groups)
     groups = [group for group in groups if group.id not in deleted]
     for pattern in patterns:

@@ -1,8 +1,9 @@
 """The same rules, or the same questions, in many groups: a diff for each, then one group after the other.
 
-The preview reads each group once ("read"). After the yes each is read again: what is right already stays, what somebody
-else changed meanwhile is left alone, the rest is replaced, and what was there before stays in the job's row. So a page
-that is done twice, because its worker died after the write, finds its work done.
+The preview lists the groups ("begin", "choose", "fill") and reads each once ("read"). After the yes each is read again:
+what is right already stays, what somebody else changed meanwhile is left alone, the rest is marked and replaced, and
+what was there before stays in the job's row. So a page that is done twice, because its worker died after the write,
+finds its work done, and where nobody goes on a rollback knows which groups to look at.
 
 A rollout that follows a group (tasks/follows.py) is nobody's to confirm: it waits for its turn ("follow"), and goes on
 from its preview by itself. Those of one site run one after the other, so that none writes what another has just read.
@@ -17,7 +18,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from core.community import GroupId, Question, Rule
+from core.community import Group, GroupId, Question, Rule
 from core.errors import NotFoundError, NotThereError, PermanentError, RetryableError
 from core.jobs import FINAL, Job, least_seconds
 from core.letters import retry_delay_s
@@ -37,12 +38,15 @@ FOLLOWER = "follow "
 ALREADY = "already so"
 CHANGED = "changed since the preview by somebody else"
 CHANGED_AFTER = "changed after that rollout by somebody else"
+ASKED = "Wix was asked to write it, and nobody has seen yet what came of it"
 GONE = "Wix does not know this group any more"
 TRIES_TO_READ = 6
 """Of one group, before a preview goes on without it: about a minute."""
 TRIES = 10
 """Of one group, once the job runs: up to a quarter of an hour."""
 TURN_S = 5.0
+ROWS = 300
+"""Written in one transaction: on SQLite everybody else who writes waits for it."""
 PAGE = 20
 PAGE_S = 0.3
 """Live work waits no longer than a page; a call to Wix takes a good part of it."""
@@ -52,38 +56,80 @@ PAGE_S = 0.3
 
 
 def _begin(job: Job, wix: WixPort, services: Services) -> Step:
-    """Find what is to be rolled out, and one row for each group it goes to."""
+    """One page of the list of groups; a rollback needs none."""
+    if (other_id := _params(job).rollback) is not None:
+        _check_rollback(job, other_id, services)
+        return Step("fill", result={"source": {"rollback": other_id}})
+    offset, before = job.cursor.get("offset", 0), job.plan.get("total")
+    page = wix.groups_page(job.site, offset)
+    if before is not None and page.total is not None and page.total < before:
+        # What was deleted meanwhile moved the rest up, over the end of the page before.
+        return Step("begin", {"offset": max(0, offset - before + page.total)}, plan={"total": page.total})
+    listed = [*job.plan.get("listed", ()), *([group.id, group.name, group.members] for group in page.items)]
+    return Step(
+        "choose" if page.next_offset is None else "begin",
+        {"offset": page.next_offset},
+        plan={"listed": listed, "total": page.total},
+    )
+
+
+def _choose(job: Job, wix: WixPort, services: Services) -> Step:
+    """Find what is to be rolled out, and which of the listed groups it goes to."""
     params = _params(job)
-    if params.rollback is not None:
-        items, source = _begin_rollback(job, params.rollback, services), {"rollback": params.rollback}
-    else:
-        items, source = _begin_rollout(job, params, wix, services)
-    return Step("read", write=lambda tx: write_items(tx, job, items), result={"source": source})
-
-
-def _begin_rollout(
-    job: Job, params: RulesRollout | QuestionsRollout, wix: WixPort, services: Services
-) -> tuple[list[Item], dict[str, Any]]:
+    listed = {row[0]: Group(GroupId(row[0]), row[1], members=row[2]) for row in job.plan["listed"]}
+    groups = list(listed.values())
     source: dict[str, Any] = {}
     if isinstance(params, QuestionsRollout):
         rows = [asdict(Question(given.text, given.required)) for given in params.questions or ()]
     elif params.from_group is not None:
-        group = find_group(params.from_group, job.site, wix)
+        group = find_group(params.from_group, job.site, wix, groups)
         rows = [asdict(rule) for rule in wix.list_rules(job.site, group.id)]
         source = {"from_group": group.id, "name": group.name}
     else:
         rows = [asdict(Rule(given.title, given.description)) for given in params.rules or ()]
-    groups = choose_groups(params.to_groups, job.site, wix, services)
-    targets = [group for group in groups if group.id != source.get("from_group")]
-    items = [
-        Item(number, group=group.id, data={"name": group.name, "after": rows})
-        for number, group in enumerate(targets)
-    ]
-    return items, {**source, _word(job): len(rows)}
+    chosen = choose_groups(params.to_groups, job.site, wix, services, groups)
+    targets = [[group.id, group.name] for group in chosen if group.id != source.get("from_group")]
+    return Step(
+        "fill",
+        plan={"listed": [], "targets": targets, "after": rows},
+        result={"source": {**source, _word(job): len(rows)}},
+    )
 
 
-def _begin_rollback(job: Job, other_id: str, services: Services) -> list[Item]:
-    """Put back what another job found in the groups that it changed."""
+def _fill(job: Job, wix: WixPort, services: Services) -> Step:
+    """A row for each of the next groups."""
+    del wix
+    begin, rows = job.cursor.get("next", 0), job.cursor.get("rows", 0)
+    if (other_id := _params(job).rollback) is not None:
+        found = services.jobs.items(other_id, after=begin - 1, limit=ROWS)
+        items = [
+            Item(
+                item.number,
+                group=item.group,
+                data={"name": item.data["name"], "after": item.data["before"], "wrote": item.data["after"]},
+            )
+            for item in found
+            if _may_have_changed(item)
+        ]
+        end = found[-1].number + 1 if found else begin
+    else:
+        targets = job.plan["targets"][begin : begin + ROWS]
+        items = [
+            Item(number, group=GroupId(group), data={"name": name, "after": job.plan["after"]})
+            for number, (group, name) in enumerate(targets, start=begin)
+        ]
+        end = begin + len(targets)
+    if end == begin:
+        if other_id is not None and not rows:
+            raise JobError(f"job {other_id} changed no group")
+        return Step("read", plan={"targets": []})
+    return Step(
+        "fill", {"next": end, "rows": rows + len(items)}, write=lambda tx: write_items(tx, job, items)
+    )
+
+
+def _check_rollback(job: Job, other_id: str, services: Services) -> None:
+    """Raises JobError unless what that job found in the groups that it changed can be put back."""
     try:
         other = services.jobs.get(other_id)
     except NotThereError as exc:
@@ -95,22 +141,17 @@ def _begin_rollback(job: Job, other_id: str, services: Services) -> list[Item]:
     in_hand = other.lease is not None or services.jobs.items(other_id, state="planned", limit=1)
     if other.state not in FINAL or in_hand:
         raise JobError(f"job {other_id} is {other.state}, and not over yet: only what is over is rolled back")
-    changed = services.jobs.items(other_id, state="done", limit=None)
-    if not changed:
-        raise JobError(f"job {other_id} changed no group")
-    return [
-        Item(
-            number,
-            group=item.group,
-            data={"name": item.data["name"], "after": item.data["before"], "wrote": item.data["after"]},
-        )
-        for number, item in enumerate(changed)
-    ]
+
+
+def _may_have_changed(item: Item) -> bool:
+    """Whether Wix was asked to write this group, or nobody can tell."""
+    return item.state == "done" or "asked" in item.data
 
 
 def _read(job: Job, wix: WixPort, services: Services) -> Step:
     """Look at the next groups; when all were looked at, sum up."""
-    return _next_groups(job, partial(_look, job, wix), TRIES_TO_READ, services) or _sum_up(job, services)
+    work = partial(_look, job, wix)
+    return _next_groups(job, wix, work, TRIES_TO_READ, services) or _sum_up(job, services)
 
 
 def _look(job: Job, wix: WixPort, item: Item) -> Item:
@@ -167,28 +208,30 @@ def _release(job: Job, wix: WixPort, services: Services) -> Step:
 def _run(job: Job, wix: WixPort, services: Services) -> Step:
     """Write the next groups; done when none waits."""
 
-    def work(item: Item) -> Item:
-        # What no preview could read is looked at first: what it has is on record before it is replaced.
-        return (_write if "before" in item.data else _look)(job, wix, item)
-
-    return _next_groups(job, work, TRIES, services) or Step("run", state="done")
+    work = partial(_decide, job, wix)
+    return _next_groups(job, wix, work, TRIES, services) or Step("run", state="done")
 
 
-def _write(job: Job, wix: WixPort, item: Item) -> Item:
+def _decide(job: Job, wix: WixPort, item: Item) -> Item:
+    """What is to become of this group now: "in_doubt" when Wix is to be asked to write it."""
+    if "before" not in item.data:
+        # What no preview could read, and somebody told to try again: what it has is on record before it is replaced.
+        return _look(job, wix, item)
     found = _present(job, item, wix)
     after = _entries(job, item.data["after"])
     if same(found, after):
         return replace(item, state="done", reason=ALREADY)
     if not same(found, _entries(job, item.data["before"])):
         return replace(item, state="skipped", reason=CHANGED)
-    _replace(job, item, after, wix)
-    return replace(item, state="done", reason=None)
+    return replace(item, state="in_doubt", reason=ASKED, data={**item.data, "asked": True})
 
 
 # Both
 
 
-def _next_groups(job: Job, work: Callable[[Item], Item], tries: int, services: Services) -> Step | None:
+def _next_groups(
+    job: Job, wix: WixPort, work: Callable[[Item], Item], tries: int, services: Services
+) -> Step | None:
     """Do this with the groups that are due, for PAGE_S; None when none waits.
 
     Raises RetryableError when not a single call could be made.
@@ -203,7 +246,7 @@ def _next_groups(job: Job, work: Callable[[Item], Item], tries: int, services: S
     ends_at = time.monotonic() + PAGE_S
     while items and (not done or time.monotonic() < ends_at):
         try:
-            item, next_at = _see_through(items.pop(0), work, tries, services)
+            item, next_at = _see_through(job, wix, items.pop(0), work, tries, services)
         except RetryableError:
             if not done:
                 raise
@@ -221,14 +264,20 @@ def _next_groups(job: Job, work: Callable[[Item], Item], tries: int, services: S
 
 
 def _see_through(
-    item: Item, work: Callable[[Item], Item], tries: int, services: Services
+    job: Job, wix: WixPort, item: Item, work: Callable[[Item], Item], tries: int, services: Services
 ) -> tuple[Item, datetime | None]:
     """One group, and when to try again; what is wrong with it alone does not stop the others.
 
     Raises RetryableError when no call could be made.
     """
     try:
-        return work(item), None
+        item = work(item)
+        if item.state == "in_doubt":
+            with services.jobs.meanwhile(job) as tx:
+                write_items(tx, job, [item])
+            _replace(job, item, _entries(job, item.data["after"]), wix)
+            item = replace(item, state="done", reason=None)
+        return item, None
     except NotFoundError:
         return replace(item, state="skipped", reason=GONE), None
     except PermanentError as exc:
@@ -303,6 +352,13 @@ def _wait_for_turn(job: Job, wix: WixPort, services: Services) -> Step:
     return _begin(job, wix, services)
 
 
-_PHASES = {"begin": _begin, "read": _read, "release": _release, "run": _run}
+_PHASES = {
+    "begin": _begin,
+    "choose": _choose,
+    "fill": _fill,
+    "read": _read,
+    "release": _release,
+    "run": _run,
+}
 RULES_ROLLOUT = Kind(_PHASES | {FOLLOW: _wait_for_turn}, again="run")
 QUESTIONS_ROLLOUT = Kind(_PHASES, again="run")
