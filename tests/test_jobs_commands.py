@@ -401,6 +401,10 @@ def test_a_database_that_knows_no_site_asks_for_one(usher: Usher, database: Data
         ([*TO_THE_RUNNERS, "--context", "nowhere.json"], "--context: nowhere.json cannot be read (No such"),
         ([*TO_THE_RUNNERS, "--context", "list.json"], "--context: list.json holds no JSON object"),
         ([*TO_THE_RUNNERS, "--context", "nan.json"], "--context: nan.json is not JSON"),
+        (
+            [*TO_THE_RUNNERS, "--context", "huge.json"],
+            "--set, --context: holds a number that is too large, or is none",
+        ),
         ([*TO_THE_RUNNERS, "--context", "nul.json"], "what was given holds the character U+0000"),
         ([*TO_THE_RUNNERS, "--timeout", "soon"], "--timeout: 'soon': must be a length of time"),
         ([*TO_THE_RUNNERS, "--site", "a b"], "--site: is not printable ASCII without spaces"),
@@ -433,6 +437,7 @@ def test_bad_input_is_named_and_exit_code_2(
     for name, text in {
         "list.json": "[1]",
         "nan.json": '{"a": NaN}',
+        "huge.json": '{"a": [1e999]}',
         "nul.json": '{"a": "\\u0000"}',
         "object.json": '{"a": [], "b": []}',
         "rules.toml": '[[rules]]\ndescription = "No title"',

@@ -6,9 +6,11 @@ Whoever shows a token is its holder, with a role and a reach; ADMIN_TOKEN is the
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -21,13 +23,15 @@ from starlette.routing import Mount, Route
 from admin.api.description import PATH, describe_api
 from admin.api.entrance import Entrance, Limiter
 from admin.api.jobs import JOBS
-from admin.api.operations import BASICS, Call, Office, Operation
-from admin.api.problems import problem, problem_of, problem_of_defect, problem_of_http
+from admin.api.operations import BASICS, SMALL_BODY, Call, Office, Operation
+from admin.api.problems import RefusedError, problem, problem_of, problem_of_defect, problem_of_http
 from admin.api.reading import parse_json, read_id, read_json, read_key, read_query
 from core.errors import AppError
 
 OPERATIONS = BASICS + JOBS
 """Everything the API does, as one table: the routes and the OpenAPI document are both made of it."""
+
+BIG_BODY_WAITS_S = 5
 
 __all__ = ["OPERATIONS", "Limiter", "Office", "admin_api"]
 
@@ -37,6 +41,7 @@ def admin_api(token: str, office: Office, limiter: Limiter) -> Mount:
     by_path: dict[str, dict[str, Operation]] = defaultdict(dict)
     for operation in OPERATIONS:
         by_path[operation.path][operation.method] = operation
+    turn = asyncio.Semaphore()
     described = json.dumps(describe_api(OPERATIONS)).encode()
 
     async def describe(_request: Request) -> Response:
@@ -46,7 +51,7 @@ def admin_api(token: str, office: Office, limiter: Limiter) -> Mount:
         routes=[
             Route(PATH, describe, methods=["GET"]),
             *(
-                Route(path, _endpoint(by_method, office), methods=list(by_method))
+                Route(path, _endpoint(by_method, office, turn), methods=list(by_method))
                 for path, by_method in by_path.items()
             ),
         ],
@@ -69,7 +74,9 @@ def admin_api(token: str, office: Office, limiter: Limiter) -> Mount:
     return Mount("/api", app=api)
 
 
-def _endpoint(by_method: Mapping[str, Operation], office: Office) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    by_method: Mapping[str, Operation], office: Office, turn: asyncio.Semaphore
+) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         operation = by_method["GET" if request.method == "HEAD" else request.method]
         holder = request.state.holder
@@ -79,12 +86,40 @@ def _endpoint(by_method: Mapping[str, Operation], office: Office) -> Callable[[R
         id_ = read_id(request) if "{id" in operation.path else ""
         query = read_query(request, operation.query)
         key = read_key(request) if operation.needs_key else ""
-        raw = await read_json(request, operation.body_bytes) if operation.body else b""
+        most_bytes = SMALL_BODY if _is_small(request) else operation.body_bytes
 
-        def act() -> Response:
-            body = parse_json(raw, operation.body) if operation.body else None
-            return operation.act(office, Call(holder, id_, query, body, key))
+        async def answer() -> Response:
+            raw = await read_json(request, most_bytes) if operation.body else b""
 
-        return await run_in_threadpool(act)
+            def act() -> Response:
+                body = parse_json(raw, operation.body, operation.excess) if operation.body else None
+                return operation.act(office, Call(holder, id_, query, body, key))
+
+            return await run_in_threadpool(act)
+
+        if most_bytes <= SMALL_BODY:
+            return await answer()
+        async with _one_at_a_time(turn):
+            return await answer()
 
     return endpoint
+
+
+def _is_small(request: Request) -> bool:
+    declared = request.headers.get("content-length", "")
+    return declared.isdecimal() and len(declared) <= len(str(SMALL_BODY)) and int(declared) <= SMALL_BODY
+
+
+@contextlib.asynccontextmanager
+async def _one_at_a_time(turn: asyncio.Semaphore) -> AsyncIterator[None]:
+    """A big body costs ten times its size of memory, in the process that also answers Wix."""
+    try:
+        async with asyncio.timeout(BIG_BODY_WAITS_S):
+            await turn.acquire()
+    except TimeoutError:
+        again = {"Retry-After": str(BIG_BODY_WAITS_S)}
+        raise RefusedError("another large body is being read", 503, headers=again) from None
+    try:
+        yield
+    finally:
+        turn.release()

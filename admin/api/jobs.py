@@ -7,15 +7,16 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
+from itertools import islice
 from operator import or_
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import AwareDatetime, Field, create_model
+from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError, create_model
 from starlette.responses import Response, StreamingResponse
 
 from admin.api.operations import ALL, DECIDERS, MANAGERS, Call, Office, Operation, answer, note, of
-from admin.api.problems import RefusedError, wrong_fields
+from admin.api.problems import MOST_ERRORS, RefusedError, fields_of, wrong_fields
 from admin.api.reading import fingerprint, next_cursor, one_page, read_cursor, read_number
 from admin.api.shapes import Answer, Body, Filter, Id, List, Page, Query
 from admin.jobs.described import COLUMNS, describe_item, describe_job, in_brief, rows_of
@@ -27,9 +28,12 @@ from integrations.people_list import read_email, read_phone
 from integrations.reports.render import FORMATS, render_report
 from integrations.store.tokens import Role
 from tasks.jobs.kinds import KINDS
-from tasks.jobs.params import PARAMS, CreateGroup, ListedPerson
+from tasks.jobs.params import MOST_PEOPLE, PARAMS, CreateGroup, ListedPerson
 
 BIG_BODY = 12 * 1024 * 1024
+MOST_VALUES = 5000
+"""Fields and entries of a body, without its people and what is in its context."""
+PEOPLE_AT_ONCE = 100
 ROLLOUTS = ("rules_rollout", "questions_rollout")
 
 _BODIES = tuple(
@@ -112,12 +116,62 @@ def create_job(office: Office, call: Call) -> Response:
         raise RefusedError("this token is not for that group; name one of yours by its id", 403)
     if (letter := getattr(new.params, "email", None)) is not None and letter not in office.letters:
         raise wrong_fields("the body", ("params.email", "is no folder of templates/email/"))
-    if isinstance(new.params, CreateGroup) and (errors := list(_unreadable(new.params.people))):
+    if isinstance(new.params, CreateGroup) and (
+        errors := list(islice(_unreadable(new.params.people), MOST_ERRORS))
+    ):
         raise wrong_fields("the body", *errors)
     if (other := getattr(new.params, "rollback", None)) and not office.jobs.page(id=other, reach=reach):
         raise wrong_fields("the body", ("params.rollback", "is no job of yours"))
     # As it was given: what was left out is not there.
     return _begin(office, call, new.site, new.kind, new.params.model_dump(mode="json", exclude_unset=True))
+
+
+def find_excess(body: Any) -> list[tuple[str, str]]:
+    """Of a body that would be wrong in many places, the first ones. A long list of people is looked at in parts, and no
+    part after the first that is wrong."""
+    if sum(1 for _ in islice(_values(body), MOST_VALUES + 1)) > MOST_VALUES:
+        return [("", f"holds more than {MOST_VALUES} fields and entries, without people and context")]
+    params = body.get("params") if isinstance(body, dict) and body.get("kind") == "create_group" else None
+    people = params.get("people") if isinstance(params, dict) else None
+    if not isinstance(people, list) or len(people) > MOST_PEOPLE:  # pydantic looks at none of them
+        return []
+    fields = len(ListedPerson.model_fields)
+    for start in range(0, len(people), PEOPLE_AT_ONCE):
+        part = people[start : start + PEOPLE_AT_ONCE]
+        crowded = [
+            (f"params.people.{place}", f"has more fields than the {fields} of a person")
+            for place, person in enumerate(part, start)
+            if isinstance(person, dict) and len(person) > fields
+        ]
+        if crowded:
+            return crowded
+        if len(people) > PEOPLE_AT_ONCE:
+            try:
+                _PEOPLE.validate_python(part)
+            except ValidationError as exc:
+                return [(_further(field, start), what) for field, what in fields_of(exc)]
+    return []
+
+
+_PEOPLE = TypeAdapter(list[ListedPerson])
+
+
+def _further(field: str, start: int) -> str:
+    number, *rest = field.split(".", 1)
+    return ".".join(["params.people", str(start + int(number)), *rest])
+
+
+def _values(found: Any) -> Iterator[object]:
+    match found:
+        case dict():
+            for name, value in found.items():
+                yield name
+                if name not in ("people", "context"):
+                    yield from _values(value)
+        case list():
+            for value in found:
+                yield value
+                yield from _values(value)
 
 
 def _unreadable(people: Sequence[ListedPerson]) -> Iterator[tuple[str, str]]:
@@ -153,7 +207,7 @@ def _begin(office: Office, call: Call, site: str, kind: str, params: dict[str, A
     )
     if is_new:
         office.ring()
-        note("job.created", call, job=row.id, site=site, kind=kind)
+        note("job.created", call, job=row.id, kind=kind)
     return answer(_described(office, [row])[0], 202, Location=f"/api/v1/jobs/{row.id}")
 
 
@@ -242,7 +296,7 @@ def _file(name: str) -> dict[str, str]:
 def _act(office: Office, call: Call, act: Callable[[str, str], sa.Row[Any]]) -> Response:
     row = act(_own_job(office, call).id, call.holder.who)
     office.ring()
-    note("job.decided", call, job=row.id, site=row.site, state=row.state)
+    note("job.decided", call, job=row.id, state=row.state)
     return answer(_described(office, [row])[0])
 
 
@@ -276,6 +330,7 @@ JOBS: tuple[Operation, ...] = (
         status=202,
         body=of(NewJob),
         body_bytes=BIG_BODY,
+        excess=find_excess,
         needs_key=True,
     ),
     Operation("GET", "/v1/jobs/{id}", show_job, ALL, "One job: state, counts, and when it will end", of(Job)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -78,7 +78,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`act` may block. `answers` is None for what is no JSON; `also` are the statuses of this operation alone."""
+    """`act` may block. `answers` is None for what is no JSON; `also` are the statuses of this operation alone.
+
+    `excess` finds in a large body what would be more mistakes than pydantic should be made to find.
+    """
 
     method: str
     path: str
@@ -90,6 +93,7 @@ class Operation:
     query: type[shapes.Query] = shapes.Query
     body: TypeAdapter[Any] | None = None
     body_bytes: int = SMALL_BODY
+    excess: Callable[[Any], Sequence[tuple[str, str]]] | None = None
     needs_key: bool = False
     also: tuple[int, ...] = ()
     media_types: tuple[str, ...] = ("application/json",)

@@ -23,9 +23,16 @@ MOST_ERRORS = 100
 class RefusedError(AppError):
     """The request is not one that can be meant. `errors` names each wrong field, and never what it held."""
 
-    def __init__(self, detail: str = "", status: int = 400, errors: Sequence[dict[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        detail: str = "",
+        status: int = 400,
+        errors: Sequence[dict[str, str]] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
+        self.headers = headers
         self.errors = list(errors)
 
 
@@ -81,7 +88,9 @@ def problem_of(_request: Request, exc: Exception) -> Response:
         case KeyReusedError():
             return problem(422, str(exc), errors=[{"field": "Idempotency-Key", "detail": str(exc)}])
         case RefusedError():
-            return problem(exc.status, str(exc), None, **({"errors": exc.errors} if exc.errors else {}))
+            return problem(
+                exc.status, str(exc), exc.headers, **({"errors": exc.errors} if exc.errors else {})
+            )
         case JournalUnavailableError():
             log.error("api.database_away", extra={"error": str(exc)})
             return problem(503, "the database does not answer now; nothing was changed, or nobody knows")

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from admin.recovery import MESSAGE_STATES, shape
+from admin.recovery import shape
 from core.jobs import Counts
 from integrations.store.jobs import Item, Jobs
 from integrations.store.ledger import Ledger
@@ -68,19 +68,14 @@ COLUMNS = ("row", "member", "group", "state", "reason", "sent_at")
 
 
 def rows_of(job: str, ledger: Ledger, jobs: Jobs) -> Iterator[Sequence[Sequence[object]]]:
-    """Everybody a job is about, COLUMNS, some hundreds at once: its letters, then its rows. A letter that goes out
-    meanwhile is there once, as it was when it was read."""
-    seen: set[str] = set()
-    for state in MESSAGE_STATES:
-        after = ""
-        while letters := ledger.of_job(job, state, after=after, limit=ROWS_AT_ONCE):
-            after = letters[-1].id
-            yield [
-                ("", row.member, row.group_id, row.state, row.reason, row.sent_at and row.sent_at.isoformat())
-                for row in letters
-                if row.id not in seen
-            ]
-            seen.update(row.id for row in letters)
+    """Everybody a job is about, COLUMNS, some hundreds at once: its letters, then its rows. Each letter that there was
+    at the beginning is there once, as it was when it was read."""
+    letters = ledger.ids_of_job(job)
+    for place in range(0, len(letters), ROWS_AT_ONCE):
+        yield [
+            ("", row.member, row.group_id, row.state, row.reason, row.sent_at and row.sent_at.isoformat())
+            for row in ledger.by_ids(letters[place : place + ROWS_AT_ONCE])
+        ]
     number = -1
     while items := jobs.items(job, after=number, limit=ROWS_AT_ONCE):
         number = items[-1].number

@@ -397,9 +397,15 @@ class Ledger:
         with self._database.read() as tx:
             return page(tx, messages, messages.c.created_at, where, limit=limit, after=after)
 
-    def of_job(self, job: str, state: str, *, after: str, limit: int) -> list[sa.Row[Any]]:
-        """Letters of a job in one state, by their ids, after this one."""
-        where = [*equals(messages, {"job": job, "state": state}), messages.c.id > after]
+    def ids_of_job(self, job: str) -> list[str]:
+        """Of all letters of a job, in order: from an index alone, in one statement, so none is missed that changes its
+        state meanwhile."""
+        query = sa.select(messages.c.id).where(messages.c.job == job)
+        with self._database.read() as tx:
+            return sorted(tx.execute(query).scalars())
+
+    def by_ids(self, ids: Sequence[str]) -> list[sa.Row[Any]]:
+        """These letters, up to some thousand, by their ids."""
         columns = (
             messages.c.id,
             messages.c.member,
@@ -409,7 +415,8 @@ class Ledger:
             messages.c.sent_at,
         )
         with self._database.read() as tx:
-            return list(tx.execute(sa.select(*columns).where(*where).order_by(messages.c.id).limit(limit)))
+            query = sa.select(*columns).where(messages.c.id.in_(ids)).order_by(messages.c.id)
+            return list(tx.execute(query))
 
     def letters(self, site: SiteId | None = None) -> list[sa.Row[Any]]:
         """All rows, oldest first, optionally of one site."""

@@ -34,7 +34,18 @@ class _Letter(_Params):
     def _small(cls, context: dict[str, Any]) -> dict[str, Any]:
         import json  # noqa: PLC0415
 
-        if len(json.dumps(context)) > LONGEST_CONTEXT:
+        length = 0
+        try:
+            for part in json.JSONEncoder(allow_nan=False).iterencode(
+                context
+            ):  # a huge one is not written out
+                if (length := length + len(part)) > LONGEST_CONTEXT:
+                    break
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
+        except ValueError:
+            raise ValueError("holds a number that is too large, or is none") from None
+        if length > LONGEST_CONTEXT:
             raise ValueError(f"is longer than {LONGEST_CONTEXT} characters of JSON")
         return context
 

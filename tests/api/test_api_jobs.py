@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
+import logging
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
-from pydantic import TypeAdapter
+import sqlalchemy as sa
+from pydantic import TypeAdapter, ValidationError
 
-from admin.api import OPERATIONS
+import admin.api
+from admin.api import OPERATIONS, problems
+from admin.jobs import described
+from admin.jobs.described import rows_of
 from core.community import Group, GroupId, MemberId, Membership, SiteId
 from integrations.store.database import Database
 from integrations.store.jobs import Item, Jobs, write_items
+from integrations.store.ledger import Ledger
+from integrations.store.tables import messages
 from tests.api.test_api_tokens import Desk, a_desk
 from tests.house import ANN, RUNNERS, SITE, Clock, House, a_house
 from tests.test_admin_api import TOKEN, problem
@@ -245,6 +254,103 @@ def test_a_list_of_people_may_be_long_and_anything_else_may_not(desk: Desk):
     problem(act(desk, "x", "confirm", json={"confirm_token": "x" * 70_000}), 413)
 
 
+WRONG_KEYS = {f"key{number}": 1 for number in range(140)}
+PERSON = {"email": "ann@example.com"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "first"),
+    [
+        ("create_group", {"people": [PERSON] * 250 + [WRONG_KEYS] * 1000}, "params.people.250"),
+        ("create_group", {"people": [PERSON] * 250 + [{"a": 1, "b": 1}] * 9000}, "params.people.250.email"),
+        ("create_group", {"people": [1] * 10_000}, "params.people.0"),
+        ("create_group", {"people": [PERSON] * 10_000} | WRONG_KEYS, "params.group"),
+        ("create_group", {"group": [WRONG_KEYS] * 100, "people": [PERSON]}, ""),
+        ("rules_rollout", {"rules": [WRONG_KEYS] * 90}, ""),
+        ("interest_email", {"answers": {"any": [1] * 10_000}}, ""),
+        ("groups_report", {str(number): 1 for number in range(10_000)}, ""),
+    ],
+)
+def test_of_a_body_that_is_wrong_everywhere_the_first_mistakes_alone_are_made(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, kind: str, params: Any, first: str
+):
+    made = [0]
+    real = problems.fields_of
+
+    def count(exc: ValidationError, **more: bool) -> list[tuple[str, str]]:
+        made.append(exc.error_count())
+        return real(exc, **more)
+
+    for reader in (admin.api.reading, admin.api.jobs):
+        monkeypatch.setattr(reader, "fields_of", count)
+
+    errors = problem(begin(desk, kind, params), 422)["errors"]
+
+    if first.endswith(".email"):  # of one person pydantic begins where it likes
+        assert errors[0]["field"].startswith(first.removesuffix("email"))
+    else:
+        assert errors[0]["field"] == first
+    assert len(errors) <= 100
+    assert max(made) <= 600
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999"])
+def test_a_number_that_no_database_keeps_is_refused(desk: Desk, number: str):
+    begin(desk, "groups_report", {})
+    body = {"kind": "group_email", "site": SITE, "params": LETTER | {"context": {"a": [{"b": "NUMBER"}]}}}
+    headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
+    content = json.dumps(body).replace('"NUMBER"', number)
+    answer = desk.ask(TOKEN, "POST", "/api/v1/jobs", content=content, headers=headers)
+    [error] = problem(answer, 422)["errors"]
+    assert (error["field"], error["detail"]) == (
+        "params.context",
+        "Value error, holds a number that is too large, or is none",
+    )
+    assert len(desk.get(TOKEN, "/api/v1/jobs")["items"]) == 1
+
+
+def test_one_large_body_is_read_at_a_time_and_small_ones_meanwhile(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(admin.api, "BIG_BODY_WAITS_S", 0.2)
+    people = [{"name": "y" * 200, "row": number} for number in range(1, 1000)]
+    group = {"name": "Yoga", "creatorId": "m1"}
+    params = {"group": group, "people": people}
+    large = json.dumps({"kind": "create_group", "site": SITE, "params": params}).encode()
+    small = json.dumps({"kind": "groups_report", "site": SITE, "params": {}}).encode()
+
+    async def ask() -> tuple[list[httpx.Response], httpx.Response]:
+        is_read, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield large[:100]
+            is_read.set()
+            await goes_on.wait()
+            yield large[100:]
+
+        transport = httpx.ASGITransport(app=desk.counter.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://usher.example") as client:
+
+            async def post(content: Any, key: str) -> httpx.Response:
+                headers = {
+                    "Authorization": f"Bearer {TOKEN}",
+                    "Content-Type": "application/json",
+                    "Idempotency-Key": key,
+                }
+                return await client.post("/api/v1/jobs", content=content, headers=headers)
+
+            first = asyncio.create_task(post(slowly(), "k1"))
+            await is_read.wait()
+            meanwhile = [await post(large, "k2"), await post(small, "k3")]
+            goes_on.set()
+            return [await first, meanwhile[1], await post(large, "k2")], meanwhile[0]
+
+    served, refused = asyncio.run(asyncio.wait_for(ask(), 30))
+    assert [answer.status_code for answer in served] == [202] * 3
+    problem(refused, 503)
+    assert "retry-after" in refused.headers
+
+
 # Whose jobs.
 
 
@@ -330,7 +436,17 @@ def test_rows_of_a_job_come_in_pages_and_as_csv_without_formulas(
 ):
     id_ = begin(desk, "rules_rollout", {"rules": [], "to_groups": ["*"]}).json()["id"]
     job = replace_job(database, id_)
-    reasons = ["=HYPERLINK(1)", "+1", "-1", "@x", "\tx", 'fine, and "quoted"\nlines', None]
+    reasons = [
+        "=HYPERLINK(1)",
+        "+1",
+        "-1",
+        "@x",
+        "\tx",
+        "\u200b \ufeff=1+1",
+        "\x01=1",
+        'fine, and "quoted"\nlines',
+        None,
+    ]
     with database.begin() as tx:
         write_items(
             tx,
@@ -344,8 +460,8 @@ def test_rows_of_a_job_come_in_pages_and_as_csv_without_formulas(
     first = shaped(desk.ask(TOKEN, "GET", f"/api/v1/jobs/{id_}/items", params={"limit": "3"}), "list_items")
     rest = desk.get(TOKEN, f"/api/v1/jobs/{id_}/items", cursor=first["next"])
     items = first["items"] + rest["items"]
-    assert [item["number"] for item in items] == list(range(7))
-    assert items[-1] == {"number": 6, "state": "done", "group": "g6", "attempts": 0}
+    assert [item["number"] for item in items] == list(range(9))
+    assert items[-1] == {"number": 8, "state": "done", "group": "g8", "attempts": 0}
     assert len(desk.get(TOKEN, f"/api/v1/jobs/{id_}/items", state="done")["items"]) == 1
     for forged in ("x", "LTE", "MTIzNDU2Nzg5MDEyMw"):
         problem(desk.ask(TOKEN, "GET", f"/api/v1/jobs/{id_}/items", params={"cursor": forged}), 422)
@@ -354,7 +470,7 @@ def test_rows_of_a_job_come_in_pages_and_as_csv_without_formulas(
     header, *rows = csv.reader(io.StringIO(answer.text))
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     assert header == ["row", "member", "group", "state", "reason", "sent_at"]
-    assert [row[4] for row in rows] == [f"'{reason}" for reason in reasons[:5]] + [reasons[5], ""]
+    assert [row[4] for row in rows] == [f"'{reason}" for reason in reasons[:7]] + [reasons[7], ""]
 
 
 def test_everybody_a_letter_was_meant_for_is_in_the_csv_once(desk: Desk, house: House):
@@ -369,6 +485,32 @@ def test_everybody_a_letter_was_meant_for_is_in_the_csv_once(desk: Desk, house: 
     assert sorted(row["member"] for row in rows) == sorted([ANN, *people])
     assert {row["group"] for row in rows} == {RUNNERS}
     assert {row["state"] for row in rows} == {"planned", "skipped"}
+
+
+def test_a_letter_that_changes_its_state_while_rows_are_read_is_among_them_once(
+    desk: Desk, database: Database, house: House, monkeypatch: pytest.MonkeyPatch
+):
+    other = MemberId("m-other")
+    house.wix.members[other] = replace(house.wix.members[ANN], id=other, email="other@example.com")
+    house.wix.memberships[RUNNERS, other] = Membership("joined")
+    id_ = begin(desk, "group_email", LETTER).json()["id"]
+    house.turn()
+    ledger = Ledger(database)
+    first, second = sorted(ledger.page(job=id_), key=lambda row: str(row.id))
+
+    def turn(letter: Any, state: str) -> None:
+        with database.begin() as tx:
+            tx.execute(sa.update(messages).where(messages.c.id == letter.id).values(state=state))
+
+    turn(first, "skipped")
+    turn(second, "planned")
+    monkeypatch.setattr(described, "ROWS_AT_ONCE", 1)
+    pages = rows_of(id_, ledger, Jobs(database))
+    found = list(next(pages))
+    turn(first, "planned")
+    found += [row for page in pages for row in page]
+
+    assert sorted(str(row[1]) for row in found) == sorted([first.member, second.member])
 
 
 def replace_job(database: Database, id_: str) -> Any:
@@ -394,6 +536,25 @@ def test_a_rollout_that_is_over_is_rolled_back_by_a_job_of_its_own(desk: Desk, h
     house.turn()
     house.confirm(job["id"])
     assert house.wix.list_rules(SITE, RUNNERS) == ()
+
+
+def test_what_somebody_typed_is_in_no_log(desk: Desk, house: House, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.DEBUG)
+    typed = "secret@example.com"
+    group = {"name": typed, "creatorId": ANN}
+    id_ = begin(desk, "create_group", {"group": group, "people": [{"email": typed}]}, site=typed).json()["id"]
+    begin(desk, "create_group", {"group": group, "people": [{"email": typed, typed: typed}]}, key="k2")
+    begin(desk, typed, {typed: typed}, key="k3")
+    begin(desk, "group_email", LETTER | {"email": typed, "context": {typed: typed}}, key="k4")
+    desk.ask(TOKEN, "GET", "/api/v1/jobs", params={"site": typed, "kind": typed, typed: typed})
+    act(desk, typed, "cancel")
+    act(desk, id_, "confirm", json={"confirm_token": typed})
+    act(desk, id_, "cancel")
+
+    everything = [str(vars(record)) for record in caplog.records if not record.name.startswith("httpx")]
+    assert "job.created" in str(everything)
+    assert "job.decided" in str(everything)
+    assert not [line for line in everything if "secret@" in line]
 
 
 def test_what_was_sent_is_in_no_answer_about_another_job(desk: Desk, house: House):
