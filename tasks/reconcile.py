@@ -313,6 +313,8 @@ def _patience(stop: threading.Event) -> Callable[[float], bool]:
 
     def wait(seconds: float) -> bool:
         nonlocal left_s
+        if seconds <= 0:  # there is room: only asked whether to go on
+            return not stop.is_set()
         left_s -= max(seconds, 0.05)
         return left_s > 0 and not stop.wait(max(seconds, 0.05))
 

@@ -23,8 +23,11 @@ from admin.demo.stage import Stage, set_up
 from admin.processes import ROOT
 from admin.supervisor import Child
 from config.settings import Settings, socket_path
+from core.community import SiteId
 from integrations.shared import open_redis
+from integrations.store.jobs import Jobs
 from integrations.store.tables import events, messages, outbox, watches
+from tasks.jobs.params import GroupEmail
 from tests.email.smtp_servers import Conversation, scripted_server
 from tests.test_supervisor import is_gone, pid_of, until
 from tests.webhooks.wix_signing import WIX_KEY, pem
@@ -264,6 +267,56 @@ def test_a_worker_ends_in_time_though_the_mail_server_says_nothing(stage: Stage,
         doubted = tx.execute(sa.select(messages.c.id).where(messages.c.state == "in_doubt")).all()
     assert len(doubted) == 1
     assert letters_to(stage, people[0]) == []
+
+
+def test_a_worker_in_the_middle_of_a_mailing_ends_soon_and_leaves_no_letter_in_doubt(
+    stage: Stage, people: list[str]
+) -> None:
+    """A mailing has a worker for minutes; it is not cut short at the end, but stops between two letters."""
+    for address in people:
+        join(stage, address)
+    until(lambda: all(letters_to(stage, address) for address in people), "their welcomes", 60)
+    jobs = Jobs(stage.database)
+    with stage.database.read() as tx:
+        doubted = sa.select(sa.func.count()).where(messages.c.state == "in_doubt")
+        before = tx.connection.scalar(doubted)
+    site = SiteId(stage.state()["site"]["instance_id"])
+    params = {"group": GROUP, "email": "yoga-offer", "purpose": "promotional"}
+    job, _ = jobs.create(site, "group_email", GroupEmail(**params).model_dump(), who="a test")
+    until(lambda: jobs.get(job.id).state == "previewed", "the preview", 60)
+
+    usual = the_child(stage, "worker")
+    stage.household.children.remove(usual)  # nobody starts it again meanwhile
+    usual.ask_to_end()
+    usual.end_by(time.monotonic() + 20)
+    log = stage.folder / "slow.log"
+    slow = Child(
+        "worker",
+        usual.arguments,
+        {**usual.env, "EMAIL_URL": f"{usual.env['EMAIL_URL']}?per_second=2"},
+        log_to=log,
+        cwd=stage.folder,
+    )
+    try:
+        slow.start()
+        jobs.confirm(job.id, jobs.get(job.id).confirm_token, who="a test")
+        until(lambda: jobs.counts([job])[job.id].done >= 2, "the first letters", 60)
+        slow.ask_to_end()
+        assert slow.process is not None
+        assert slow.process.wait(timeout=20) == 0
+        until(lambda: not has_processes(pid_of(slow)), "its pool to end", 5)
+        assert "worker.cut_short" not in log.read_text()
+        assert claimed(stage) == {}
+        assert jobs.counts([job])[job.id].waiting > 0, "it was asked in the middle of it"
+    finally:
+        slow.end_by(time.monotonic())
+        usual.start()
+        stage.household.children.append(usual)
+
+    until(lambda: jobs.get(job.id).state == "done", "the rest of the letters", 60)
+    with stage.database.read() as tx:
+        assert tx.connection.scalar(doubted) == before
+    assert [len(letters_to(stage, address)) for address in people] == [2] * len(people)
 
 
 def test_logs_hold_no_address_no_name_no_answer_and_no_secret(stage: Stage) -> None:

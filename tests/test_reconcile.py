@@ -29,7 +29,7 @@ from integrations.store.tables import events as events_table
 from integrations.store.tables import sites as sites_table
 from integrations.store.tables import watches as watches_table
 from integrations.wix.client import WixClient
-from tasks.reconcile import reconcile, reconcile_until
+from tasks.reconcile import _patience, reconcile, reconcile_until
 from tests.house import ANN, RUNNERS, SITE, WELCOME, YOGA, Clock, House, a_house, an_event
 from tests.test_web_app import running, settings_for
 
@@ -851,3 +851,12 @@ def test_at_the_sandbox_silent_joins_are_greeted_once_and_nobody_else(
     assert sorted(house.mail.readers) == ["amara.nwosu@example.org", "greta.ml@example.org"]
     skipped = [(name, reason) for name, state, reason in house.rows() if state == "skipped"]
     assert skipped == [("welcome", "unsubscribed (Wix: UNSUBSCRIBED)")], "Dmitri said no"
+
+
+def test_a_call_for_which_there_is_room_costs_a_look_neither_time_nor_patience():
+    stop = threading.Event()
+    wait = _patience(stop)
+    assert all(wait(0.0) for _ in range(100_000))  # 5,000 s, if each were to cost a twentieth of one
+    assert wait(0.001)
+    stop.set()
+    assert not wait(0.0)
