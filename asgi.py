@@ -15,11 +15,13 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
 
-from admin.api import Limiter, Office, admin_api
-from admin.processes import TEMPLATES, letterhead, return_paths
+from admin.api import Limiter, admin_api
+from admin.office import Office
+from admin.processes import TEMPLATES, letterhead, open_wix, read_automations, return_paths
 from config.settings import Settings
 from core.community import GroupId
 from core.errors import JournalUnavailableError
+from integrations.email.render import Renderer
 from integrations.email.unsubscribe import TRIAL, AddressHashes, UnsubscribeClaim, UnsubscribeTokens
 from integrations.shared import open_redis
 from integrations.store.database import Database, open_database
@@ -78,16 +80,26 @@ def create_app(settings: Settings) -> Starlette:
         inbound = inbound_routes(settings.admin_token.get_secret_value(), mailroom.take_in)
 
     redis = open_redis(settings.redis)
-    letters = frozenset(
-        folder.name for folder in TEMPLATES.iterdir() if folder.is_dir() and folder.name[0] not in "._"
+    wix = open_wix(settings, redis)
+    renderer = Renderer(TEMPLATES)
+    automations = read_automations(settings.automations_file, renderer.names())
+    office = Office.over(
+        database,
+        journal,
+        doorbell.ring,
+        wix=wix.for_bulk(),  # a page that waits for Wix takes no live event's room
+        automations=lambda: automations,
+        renderer=renderer,
+        hashes=hashes,
+        calls_per_minute=settings.wix_calls_per_minute,
     )
-    office = Office.over(database, journal, doorbell.ring, letters)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
         inbox.close()
         doorbell.close()
+        wix.close()
         redis.close()
         database.close()
 

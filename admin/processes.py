@@ -19,6 +19,8 @@ from email.utils import parseaddr
 from pathlib import Path
 from typing import TypeVar
 
+from redis import Redis
+
 from config.settings import NOT_FIT, TO_RUN, TO_SEND, Settings, load_settings
 from core.automations import Automations, parse_automations
 from core.community import MemberId, SiteId
@@ -272,13 +274,8 @@ def return_paths(settings: Settings) -> ReturnPaths | None:
         return None
 
 
-@contextlib.contextmanager
-def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
-    """Everything a worker works with, closed at the end of the block. Build it after the fork."""
-    settings = checked.settings
-    database = Database(settings.database)
-    redis = open_redis(settings.redis)
-    wix = WixClient(
+def open_wix(settings: Settings, redis: Redis) -> WixClient:
+    return WixClient(
         settings.wix_api_url,
         settings.wix_app_id,
         settings.wix_app_secret.get_secret_value(),
@@ -287,6 +284,15 @@ def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
         api_key=settings.wix_api_key.get_secret_value(),
         api_key_site_id=settings.wix_site_id,
     )
+
+
+@contextlib.contextmanager
+def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
+    """Everything a worker works with, closed at the end of the block. Build it after the fork."""
+    settings = checked.settings
+    database = Database(settings.database)
+    redis = open_redis(settings.redis)
+    wix = open_wix(settings, redis)
     mail = mail_from_url(settings.email_url.get_secret_value())
     way = parse_email_url(settings.email_url.get_secret_value())
     head = letterhead(settings)

@@ -17,7 +17,8 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from admin.api import Limiter, Office, admin_api
+from admin.api import Limiter, admin_api
+from admin.office import Office
 from asgi import create_app
 from core.community import MemberId, Membership, SiteId, Subscription
 from core.errors import MailDeferredError, MailInDoubtError
@@ -67,9 +68,7 @@ def a_counter(database: Database, token: str = TOKEN) -> Counter:
 
 
 def an_office(database: Database, ring: Callable[[], None] = lambda: None) -> Office:
-    return Office.over(
-        database, Journal(database, listened=ROUTES), ring, frozenset({"welcome", "yoga-offer"})
-    )
+    return Office.of_services(a_house(database, Clock()).services, database, ring)
 
 
 def problem(answer: httpx.Response, status: int) -> dict[str, Any]:

@@ -23,9 +23,11 @@ from starlette.routing import Mount, Route
 from admin.api.description import PATH, describe_api
 from admin.api.entrance import Entrance, Limiter
 from admin.api.jobs import JOBS
-from admin.api.operations import BASICS, SMALL_BODY, Call, Office, Operation
-from admin.api.problems import RefusedError, problem, problem_of, problem_of_defect, problem_of_http
+from admin.api.operations import BASICS, SMALL_BODY, Call, Operation
+from admin.api.problems import problem, problem_of, problem_of_defect, problem_of_http
 from admin.api.reading import parse_json, read_id, read_json, read_key, read_query
+from admin.office import Office
+from admin.office.refusals import RefusedError
 from core.errors import AppError
 
 OPERATIONS = BASICS + JOBS

@@ -15,11 +15,13 @@ import sqlalchemy as sa
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError, create_model
 from starlette.responses import Response, StreamingResponse
 
-from admin.api.operations import ALL, DECIDERS, MANAGERS, Call, Office, Operation, answer, note, of
-from admin.api.problems import MOST_ERRORS, RefusedError, fields_of, wrong_fields
+from admin.api.operations import Call, Operation, answer, note, of
+from admin.api.problems import fields_of
 from admin.api.reading import fingerprint, next_cursor, one_page, read_cursor, read_number
 from admin.api.shapes import Answer, Body, Filter, Id, List, Page, Query
 from admin.jobs.described import COLUMNS, describe_item, describe_job, in_brief, rows_of
+from admin.office import ALL, DECIDERS, MANAGERS, Office
+from admin.office.refusals import MOST_ERRORS, RefusedError, wrong_fields
 from core.cells import defuse
 from core.community import SiteId
 from core.errors import NotThereError, PermanentError, WrongStateError

@@ -13,56 +13,17 @@ from starlette.responses import JSONResponse, Response
 
 from admin.api import shapes
 from admin.api.reading import one_page, read_cursor
+from admin.office import ALL, DECIDERS, MANAGERS, OWNERS, READERS, Office
 from admin.recovery import describe_event, describe_message
 from admin.tokens import describe_line, describe_token
 from core.community import SiteId
 from core.errors import NotThereError, WrongStateError
 from core.events import EventId
-from integrations.store.audit import Audit
-from integrations.store.database import Database
-from integrations.store.jobs import Jobs
-from integrations.store.journal import Journal
-from integrations.store.ledger import Ledger
-from integrations.store.tokens import ALL_SITES, Holder, Role, Tokens
+from integrations.store.tokens import ALL_SITES, Holder, Role
 
 log = logging.getLogger(__name__)
 
-OWNERS = frozenset({Role.OWNER})
-MANAGERS = OWNERS | {Role.MANAGER}
-DECIDERS = MANAGERS | {Role.GROUP_ADMIN}
-READERS = MANAGERS | {Role.READER}
-ALL = frozenset(Role)
-
 SMALL_BODY = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Office:
-    """What acts work with. `ring` wakes a worker and returns at once; `letters` are the templates there are."""
-
-    database: Database
-    journal: Journal
-    ledger: Ledger
-    jobs: Jobs
-    tokens: Tokens
-    audit: Audit
-    ring: Callable[[], None]
-    letters: frozenset[str]
-
-    @classmethod
-    def over(
-        cls, database: Database, journal: Journal, ring: Callable[[], None], letters: frozenset[str]
-    ) -> Office:
-        return cls(
-            database,
-            journal,
-            Ledger(database),
-            Jobs(database),
-            Tokens(database),
-            Audit(database),
-            ring,
-            letters,
-        )
 
 
 @dataclass(frozen=True, slots=True)

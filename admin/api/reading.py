@@ -15,8 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
-from admin.api.problems import RefusedError, fields_of, wrong_fields
+from admin.api.problems import fields_of
 from admin.api.shapes import Query
+from admin.office.refusals import RefusedError, wrong_fields
 from core.community import LONGEST_ID, is_plain
 from core.errors import BodyTooLargeError, NotThereError, WebhookError
 from webhooks.endpoint import read_body

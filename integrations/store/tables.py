@@ -139,6 +139,8 @@ messages = sa.Table(
     ),
     sa.Index("ix_messages_member", "site", "member"),
     sa.Index("ix_messages_page", "created_at", "id"),
+    sa.Index("ix_messages_site", "site", "created_at", "id"),
+    sa.Index("ix_messages_group", "site", "group_id", "created_at", "id"),
     sa.Index(
         "ix_messages_doubt",
         "created_at",
@@ -194,9 +196,11 @@ outbox = sa.Table(
     *_work_columns(),
     sa.Column("reason", sa.Text),
     sa.Column("error", sa.Text),
+    sa.Column("who", sa.String(200)),  # who decided it, when a person did
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("finished_at", UtcDateTime),
     sa.UniqueConstraint("site", "key"),
+    sa.Index("ix_outbox_page", "site", "created_at", "id"),
     sa.Index(
         "ix_outbox_due",
         "next_at",
@@ -347,6 +351,52 @@ audit = sa.Table(
     sa.Column("after", sa.JSON),
     sa.Index("ix_audit_page", "at", "id"),
     sa.Index("ix_audit_object", "object"),
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("login", sa.String(320), nullable=False, unique=True),  # an address, in lower case
+    sa.Column("name", sa.String(64), nullable=False, unique=True),  # stands in the audit log
+    sa.Column("password", sa.Text),  # argon2id; None until they chose one
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("sites", sa.JSON, nullable=False),  # ["*"]: all
+    sa.Column("groups", sa.JSON, nullable=False),  # of a group's admin
+    sa.Column("language", sa.String(16), nullable=False, default=""),
+    sa.Column("invitation", sa.String(64), unique=True),  # SHA-256 of what lets them choose a password
+    sa.Column("invited_until", UtcDateTime),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("disabled_at", UtcDateTime),
+    sa.Column("last_seen_at", UtcDateTime),
+)
+
+console_sessions = sa.Table(
+    "console_sessions",
+    metadata,
+    sa.Column("hash", sa.String(64), primary_key=True),  # SHA-256 of the cookie
+    sa.Column("kind", sa.String(16), nullable=False),  # of who is in: "admin", "user", "wix"
+    sa.Column("subject", sa.String(200), nullable=False),  # id of a user, or what Wix calls who looks
+    sa.Column("site", sa.String(200)),  # of a session that Wix's dashboard began
+    sa.Column("language", sa.String(16), nullable=False, default=""),
+    sa.Column("proof", sa.String(64)),  # of what began it, so that it begins no second one by itself
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("seen_at", UtcDateTime, nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    sa.Index("ix_console_sessions_subject", "kind", "subject"),
+    sa.Index("ix_console_sessions_expires", "expires_at"),
+)
+
+automation_versions = sa.Table(
+    "automation_versions",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("source", sa.String(16), nullable=False),  # "file", "edit" or "rollback"
+    sa.Column("who", sa.String(200), nullable=False),
+    sa.Column("note", sa.String(500), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
 )
 
 group_days = sa.Table(
