@@ -32,6 +32,13 @@ class Sites:
             query = sa.select(sites.c.site).where(sites.c.state == "active").order_by(sites.c.site)
             return [SiteId(row.site) for row in tx.execute(query)]
 
+    def known(self, asked: Collection[SiteId]) -> frozenset[SiteId]:
+        """Those of the sites that were heard of, also after they removed the app."""
+        with self._database.read() as tx:
+            return frozenset(
+                SiteId(row.site) for row in tx.execute(sa.select(sites.c.site).where(sites.c.site.in_(asked)))
+            )
+
     def rest(self, site: SiteId, for_s: float) -> None:
         """Nobody works on this site's rows for so long: its budget is used up, or Wix is in trouble."""
         with self._database.begin() as tx:

@@ -1,0 +1,1 @@
+"""The console, /admin/: what community managers look at."""

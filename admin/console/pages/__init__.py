@@ -1,0 +1,1 @@
+"""The pages of the console: one module for each room of the site's menu."""
