@@ -27,6 +27,7 @@ from admin.console.page import (
 from admin.console.pages import account, automations, groups, jobs, people, requests, today, workshop, write
 from admin.office import Office
 from admin.office.directory import Names
+from admin.office.words import N_
 from core.community import Site, SiteId
 
 PAGES: tuple[Page, ...] = (
@@ -87,13 +88,17 @@ def console(keys: Keys, office: Office, limiter: Limiter) -> Mount:
 
 async def _not_here(request: Request, _exc: Exception) -> Response:
     return await asyncio.to_thread(
-        _bare_trouble, request, 404, "Nothing is here", "This address leads nowhere."
+        _bare_trouble, request, 404, N_("Nothing is here"), N_("This address leads nowhere.")
     )
 
 
 async def _too_much(request: Request, _exc: Exception) -> Response:
     return await asyncio.to_thread(
-        _bare_trouble, request, 413, "That is too much", "What was sent is larger than this page takes."
+        _bare_trouble,
+        request,
+        413,
+        N_("That is too much"),
+        N_("What was sent is larger than this page takes."),
     )
 
 
@@ -102,8 +107,10 @@ async def _defect(request: Request, _exc: Exception) -> Response:
         _bare_trouble,
         request,
         500,
-        "Something went wrong",
-        "Usher failed over this; its log says how. Nothing was changed, or nobody knows: look before you try again.",
+        N_("Something went wrong"),
+        N_(
+            "Usher failed over this; its log says how. Look whether anything was changed before you try again."
+        ),
     )
 
 

@@ -31,6 +31,7 @@ from admin.console.words import LANGUAGES, Words, choose_language, translations
 from admin.office import ALL, DECIDERS, MANAGERS, OWNERS, READERS, Office
 from admin.office.directory import Directory, Names, in_words
 from admin.office.refusals import RefusedError
+from admin.office.words import N_
 from core.community import Group, Member, SiteId, is_plain
 from core.errors import (
     AppError,
@@ -267,7 +268,7 @@ def _act(request: Request, drawing: Drawing, page: Page, form: Form) -> Response
         if page.method == "POST":
             check_csrf(request, visit.session, form.get("csrf"))
         if visit.holder.role not in page.roles:
-            raise RefusedError("Your role does not open this page.", 403)
+            raise RefusedError(N_("Your role does not open this page."), 403)
         return page.act(visit)
     except AppError as exc:
         return _show_error(visit, exc)
@@ -279,9 +280,9 @@ def _visit(request: Request, drawing: Drawing, page: Page, form: Form) -> Visit:
     site = SiteId(request.path_params["site"])
     reach = holder.reach
     if not is_plain(site, 200) or (reach.sites is not None and site not in reach.sites):
-        raise NotThereError("There is no such site, or it is not yours to see.")
+        raise NotThereError(N_("There is no such site, or it is not yours to see."))
     if site not in drawing.office.sites.known([site]):
-        raise NotThereError("This site is not connected: Usher has not heard from it yet.")
+        raise NotThereError(N_("This site is not connected: Usher has not heard from it yet."))
     return Visit(
         request,
         drawing.office,
@@ -305,16 +306,17 @@ def words_for(request: Request, office: Office, language: str, site: SiteId | No
 
 
 _TITLES = {
-    400: "That cannot be read",
-    403: "This is not for you to do",
-    404: "Nothing is here",
-    408: "It took too long",
-    409: "Not any more",
-    413: "That is too much",
-    422: "Something is not right yet",
-    429: "Too often",
-    502: "Wix refused",
-    503: "Not now",
+    400: N_("That cannot be read"),
+    403: N_("This is not for you to do"),
+    404: N_("Nothing is here"),
+    408: N_("It took too long"),
+    409: N_("Not any more"),
+    413: N_("That is too much"),
+    422: N_("Something is not right yet"),
+    429: N_("Too often"),
+    500: N_("Something went wrong"),
+    502: N_("Wix refused"),
+    503: N_("Not now"),
 }
 
 
@@ -336,9 +338,11 @@ def status_of(exc: AppError) -> int:
 def sentence_of(exc: AppError) -> str:
     match exc:
         case JournalUnavailableError():
-            return "The database does not answer now. Nothing was changed, or nobody knows; look again in a minute."
+            return N_(
+                "The database does not answer now. Nothing was changed, or nobody knows; look again in a minute."
+            )
         case NotFoundError():
-            return "Wix does not know this any more."
+            return N_("Wix does not know this any more.")
         case IntegrationError():
             return in_words(exc)
     return str(exc)
@@ -350,8 +354,7 @@ def _show_error(visit: Visit, exc: AppError) -> Response:
         log.warning("console.trouble", extra={"status": status, "error": type(exc).__name__})
     errors = exc.errors if isinstance(exc, RefusedError) else []
     context = {
-        "status": status,
-        "heading": visit.words.gettext(_TITLES.get(status, "Something went wrong")),
+        "heading": visit.words.gettext(_TITLES.get(status, _TITLES[500])),
         "sentence": visit.words.gettext(sentence_of(exc)),
         "errors": errors,
     }
@@ -370,7 +373,7 @@ def _trouble(request: Request, exc: AppError) -> Response:
         "trouble_bare.html",
         status=status,
         language=language,
-        heading=text(_TITLES.get(status, "Something went wrong")),
+        heading=text(_TITLES.get(status, _TITLES[500])),
         sentence=text(sentence_of(exc)),
     )
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from admin.office.words import N_
 from core.community import Group, GroupId, Member, MemberId, Site, SiteId
 from core.errors import ForbiddenError, IntegrationError, RetryableError
 from core.ports import WixPort
@@ -124,7 +125,7 @@ def in_words(exc: IntegrationError) -> str:
     """What a page says of it."""
     match exc:
         case ForbiddenError():
-            return "Wix does not allow this app to read that. What is shown may be incomplete."
+            return N_("Wix does not allow this app to read that. What is shown may be incomplete.")
         case RetryableError():
-            return "Wix does not answer now, or asks us to wait. What is shown may be some minutes old."
-    return "Wix refused what we asked. What is shown may be incomplete."
+            return N_("Wix does not answer now, or asks us to wait. What is shown may be some minutes old.")
+    return N_("Wix refused what we asked. What is shown may be incomplete.")

@@ -89,7 +89,7 @@ def test_what_was_said_is_on_the_next_page_once(database: Database, clock: Clock
 @on_sqlite
 def test_what_was_said_cannot_be_made_up(database: Database, clock: Clock):
     visitor = a_visitor(a_house(database, clock), HELLO)
-    visitor.cookies = {"usher-said": "WyJnb29kIiwieW91IHdvbiJd.forged.forged"}
+    visitor.cookies.set("usher-said", "WyJnb29kIiwieW91IHdvbiJd.forged.forged")
     assert "won" not in visitor.get("/hello").text
 
 

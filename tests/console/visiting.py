@@ -34,7 +34,7 @@ class Visitor:
     """`cookies` are kept from answer to answer, so that what an act said is on the next page."""
 
     app: Starlette
-    cookies: dict[str, str] = field(default_factory=dict)
+    cookies: httpx.Cookies = field(default_factory=httpx.Cookies)
 
     def get(self, path: str, **more: Any) -> httpx.Response:
         return self.ask("GET", path, **more)
@@ -58,7 +58,7 @@ class Visitor:
                 transport=transport, base_url="http://usher.example", cookies=self.cookies
             ) as client:
                 answer = await client.request(method, path, **more)
-                self.cookies = {name: value for name, value in client.cookies.items() if value}
+                self.cookies = client.cookies
                 return answer
 
         return asyncio.run(ask())
