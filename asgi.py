@@ -1,4 +1,4 @@
-"""Where the web parts meet: door, unsubscribe, health, admin API, on one journal."""
+"""Where the web parts meet: door, unsubscribe, health, admin API, console, on one journal."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from redis.exceptions import RedisError
 from starlette.applications import Starlette
 
 from admin.api import Limiter, admin_api
+from admin.console.app import console
+from admin.console.entrance import Keys
 from admin.office import Office
-from admin.processes import TEMPLATES, letterhead, open_wix, read_automations, return_paths
+from admin.processes import TEMPLATES, letterhead, open_wix, read_file, return_paths
+from admin.trial import open_trials
 from config.settings import Settings
 from core.community import GroupId
+from core.consent import Sender
 from core.errors import JournalUnavailableError
 from integrations.email.render import Renderer
 from integrations.email.unsubscribe import TRIAL, AddressHashes, UnsubscribeClaim, UnsubscribeTokens
 from integrations.shared import open_redis
+from integrations.store.book import Book
 from integrations.store.database import Database, open_database
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.inbox import Inbox
@@ -82,16 +87,26 @@ def create_app(settings: Settings) -> Starlette:
     redis = open_redis(settings.redis)
     wix = open_wix(settings, redis)
     renderer = Renderer(TEMPLATES)
-    automations = read_automations(settings.automations_file, renderer.names())
     office = Office.over(
         database,
         journal,
         doorbell.ring,
         wix=wix.for_bulk(),  # a page that waits for Wix takes no live event's room
-        automations=lambda: automations,
+        book=Book(database, read_file(settings), renderer.names()),
         renderer=renderer,
         hashes=hashes,
+        trial=open_trials(settings, renderer, suppressions),
         calls_per_minute=settings.wix_calls_per_minute,
+        sender=Sender(has_postal_address=bool(settings.email_postal_address)),
+    )
+
+    limiter = Limiter(redis)
+    console_keys = Keys(
+        settings.admin_token.get_secret_value(),
+        settings.wix_app_secret.get_secret_value(),
+        tuple(settings.secret_keys),
+        settings.public_url,
+        settings.wix_api_url,
     )
 
     @contextlib.asynccontextmanager
@@ -109,7 +124,8 @@ def create_app(settings: Settings) -> Starlette:
             *unsubscribe_routes(tokens.read, unsubscribe),
             *inbound,
             *health_routes(_checks(settings, database, celery.connection_for_write), registry),
-            admin_api(settings.admin_token.get_secret_value(), office, Limiter(redis)),
+            admin_api(settings.admin_token.get_secret_value(), office, limiter),
+            console(console_keys, office, limiter),
         ],
         lifespan=lifespan,
     )

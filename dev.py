@@ -20,6 +20,7 @@ USAGE = """usage: python3 dev.py TASK [arguments]
   demo      a community's day on embedded parts, shown letter by letter (--once: end by itself)
   run       web, worker and beat for real use, settings from .env
   test      the whole test suite (arguments go to pytest)
+  browser   the console's stories in Chromium, which has to be installed (arguments go to pytest)
   lint      format, lint, types, import contracts
   check     lint, then test
   chaos     hurt everything at once; nothing may be lost or go out twice (--soak MINUTES, --letters, --jobs, --seed N)
@@ -79,13 +80,13 @@ def main(arguments: list[str]) -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 (this file is what an older Python gets to see)
         sys.exit(f"Usher needs Python 3.11 or newer; this is {sys.version.split()[0]}")
     task, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
-    known = ("install", "demo", "run", "test", "lint", "check", "chaos", "bench", "usher")
+    known = ("install", "demo", "run", "test", "browser", "lint", "check", "chaos", "bench", "usher")
     if task not in known:
         print(USAGE, file=sys.stderr)
         sys.exit(0 if task in ("-h", "--help", "help") else 2)
     if task == "install" and (unknown := set(rest) - {"pdf"}):
         sys.exit(f"install knows no {', '.join(sorted(unknown))}; there is only pdf")
-    development = task in ("test", "lint", "check", "chaos", "bench")
+    development = task in ("test", "browser", "lint", "check", "chaos", "bench")
     install(development=development, extras=tuple(rest) if task == "install" else ())
     env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
     if task in ("lint", "check"):
@@ -93,10 +94,14 @@ def main(arguments: list[str]) -> None:
         for command in LINT:
             run([str(BIN / command[0]), *command[1:]], env)
     # Many tests wait for leases and restarts, so a small machine runs more of them than it has cores.
-    suite = [str(PYTHON), "-m", "pytest", "-n", str(max(4, os.cpu_count() or 1)), "--dist=loadgroup", *rest]
+    pytest = [str(PYTHON), "-m", "pytest", "--dist=loadgroup", "-n"]
+    suite = [*pytest, str(max(4, os.cpu_count() or 1)), *rest]
+    # The stories of a module share a stage and are told in their order.
+    stories = [*pytest, str(max(2, os.cpu_count() or 1)), "-p", "no:randomly", "tests/browser", *rest]
     commands = {
         "test": suite,
         "check": suite,
+        "browser": stories,
         "chaos": [str(PYTHON), "-m", "chaos", *rest],
         "bench": [str(PYTHON), "-m", "benchmarks", *rest],
         "demo": [str(BIN / "usher"), "demo", *rest],
@@ -104,7 +109,7 @@ def main(arguments: list[str]) -> None:
         "usher": [str(BIN / "usher"), *rest],
     }
     if task in commands:
-        if task in ("test", "check", "chaos", "bench"):
+        if task in ("test", "browser", "check", "chaos", "bench"):
             os.chdir(ROOT)
         os.execve(commands[task][0], commands[task], env)
 

@@ -1,4 +1,4 @@
-"""`python .ci/every_test_ran.py JUNIT_XML`: does every test function in tests/ stand in the report as run?
+"""`python .ci/every_test_ran.py JUNIT_XML…`: does every test function in tests/ stand in one of the reports as run?
 
 Exit code 1 names those that do not: never collected, or skipped in every variant. Without TEST_AMQP_URL tests marked
 `amqp` may be skipped, they need a server that is not everywhere; they too must have been collected. Standard library
@@ -47,24 +47,24 @@ def _is_amqp_module(module: ast.Module) -> bool:
     )
 
 
-def report(junit_xml: Path) -> dict[str, bool]:
-    """Each reported test function, its variants taken together, and whether any of them ran."""
-    ran: dict[str, bool] = {}
+def report(junit_xml: Path, ran: dict[str, bool]) -> None:
+    """Note in `ran` each reported test function, its variants taken together, and whether any of them ran."""
     for case in ET.parse(junit_xml).iter("testcase"):
         name = f"{case.get('classname')}.{str(case.get('name')).partition('[')[0]}"
         ran[name] = ran.get(name, False) or case.find("skipped") is None
-    return ran
 
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
-    if len(arguments) != 1:
-        print("usage: every_test_ran.py JUNIT_XML", file=sys.stderr)
+    if not arguments:
+        print("usage: every_test_ran.py JUNIT_XML…", file=sys.stderr)
         return 2
-    try:
-        ran = report(Path(arguments[0]))
-    except (OSError, ET.ParseError) as exc:
-        print(f"{arguments[0]}: no report to read: {exc}", file=sys.stderr)
-        return 1
+    ran: dict[str, bool] = {}
+    for path in arguments:
+        try:
+            report(Path(path), ran)
+        except (OSError, ET.ParseError) as exc:
+            print(f"{path}: no report to read: {exc}", file=sys.stderr)
+            return 1
     has_amqp = bool(os.environ.get("TEST_AMQP_URL"))
     found = [(name, may_skip and not has_amqp) for name, may_skip in functions(root)]
     missing = [(name, "was never run") for name, _ in found if name not in ran]

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from admin.automations import add_to as add_versions
+from admin.groups import app as groups_app
 from admin.inbound import app as mail_app
 from admin.jobs.commands import add_to as add_jobs
 from admin.letters import app as templates_app
@@ -15,6 +17,7 @@ from admin.people import app as people_app
 from admin.senders import app as senders_app
 from admin.tokens import app as tokens_app
 from admin.tokens import audit_app
+from admin.users import app as users_app
 from core.errors import AppError, ConfigError
 
 app = typer.Typer(
@@ -24,20 +27,25 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-automations_app = typer.Typer(help="The automations file: check it, try it.", no_args_is_help=True)
+automations_app = typer.Typer(
+    help="Check and try a file; see, export and roll back what counts.", no_args_is_help=True
+)
 webhook_app = typer.Typer(help="Deliveries, as Wix sends them.", no_args_is_help=True)
 events_app = typer.Typer(help="What Wix told of: look at it, work it off once more.", no_args_is_help=True)
 messages_app = typer.Typer(help="Letters: look at them, settle those in doubt.", no_args_is_help=True)
+add_versions(automations_app)
 app.add_typer(automations_app, name="automations")
 app.add_typer(webhook_app, name="webhook")
 app.add_typer(events_app, name="events")
 app.add_typer(messages_app, name="messages")
 app.add_typer(templates_app, name="templates")
 app.add_typer(people_app, name="people")
+app.add_typer(groups_app, name="groups")
 app.add_typer(mail_app, name="mail")
 app.add_typer(senders_app, name="senders")
 add_jobs(app)
 app.add_typer(tokens_app, name="tokens")
+app.add_typer(users_app, name="users")
 app.add_typer(audit_app, name="audit")
 
 Site = Annotated[str | None, typer.Option(help="App instance id of one site.")]

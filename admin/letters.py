@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from core.consent import Purpose
 from core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from admin.processes import Checked
 
 app = typer.Typer(
     help="Letters as files: check them, look at them, send one to yourself.", no_args_is_help=True
@@ -25,9 +22,6 @@ Language = Annotated[
 ]
 For = Annotated[Purpose, typer.Option(help="Decides on the footer's wording.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON array.")]
-
-TRIAL = b"[Test] "
-NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 @app.command("check")
@@ -140,61 +134,21 @@ def send(
     purpose: For = Purpose.ONBOARDING,
 ) -> None:
     """Send one letter, filled with samples, to yourself through EMAIL_URL. Its subject begins with [Test]."""
+    from contextlib import closing
+
     from admin.processes import check_settings
+    from admin.trial import open_trials
+    from integrations.email.render import SAMPLES
+    from integrations.store.database import Database
+    from integrations.store.suppressions import Suppressions
 
     checked = check_settings(sends=True)
     _require_letter(name, checked.renderer.names())
-    print(send_trial(checked, to, name, language, purpose))
-
-
-def send_trial(checked: Checked, to: str, template: str, language: str, purpose: Purpose) -> str:
-    """What the mail server answered. Raises PermanentError, WithdrawnError, what MailPort.send raises, and for a
-    database that cannot say whether the address is suppressed ConfigError or JournalUnavailableError.
-
-    The link to unsubscribe is a real one, and nobody's.
-    """
-    from contextlib import closing
-    from datetime import UTC, datetime
-    from uuid import uuid4
-
-    from admin.processes import letterhead
-    from core.community import MemberId, SiteId
-    from core.errors import WithdrawnError
-    from core.gate import Skip, decide_trial
-    from integrations.email.message import wire_address
-    from integrations.email.render import SAMPLES
-    from integrations.email.transport import mail_from_url
-    from integrations.email.unsubscribe import AddressHashes, UnsubscribeClaim, hash_address
-    from integrations.store.database import Database
-    from integrations.store.suppressions import Suppressions
-    from tasks.writing import Reader, write_letter
-
-    address = wire_address(to)
-    secret, *previous = checked.settings.secret_keys
     with closing(Database(checked.settings.database)) as database:
         database.require_current()
-        suppressed = Suppressions(database).anywhere(AddressHashes(secret, previous).of(address))
-    verdict = decide_trial(address, suppressed=suppressed)
-    if isinstance(verdict, Skip):
-        raise WithdrawnError(verdict.reason)
-    head, letter = letterhead(checked.settings), uuid4().hex
-    claim = UnsubscribeClaim(SiteId(NOBODY), MemberId(NOBODY), hash_address("", ""))
-    _, message = write_letter(
-        head,
-        checked.renderer,
-        template,
-        SAMPLES,
-        purpose=purpose,
-        key=f"trial/{letter}",
-        reader=Reader(claim, letter, group=NOBODY, email=verdict.clearance.to, languages=(language,)),
-        date=datetime.now(UTC),
-    )
-    message = message.replace(b"\r\nSubject: ", b"\r\nSubject: " + TRIAL, 1)
-    mail = mail_from_url(checked.settings.email_url.get_secret_value())
-    try:
-        return mail.send(verdict.clearance, head.envelope_from(letter), message, lambda: None)
-    finally:
-        mail.close()
+        send_trial = open_trials(checked.settings, checked.renderer, Suppressions(database))
+        assert send_trial is not None  # noqa: S101 (settings that send were checked)
+        print(send_trial(to, name, SAMPLES, language=language, purpose=purpose))
 
 
 def _require_letter(name: str, names: frozenset[str]) -> None:

@@ -33,6 +33,7 @@ from integrations.email.transport import mail_from_url
 from integrations.email.unsubscribe import AddressHashes, UnsubscribeClaim, UnsubscribeTokens, hash_address
 from integrations.email.url import parse_email_url
 from integrations.shared import SharedRedis, open_redis
+from integrations.store.book import Book, File
 from integrations.store.database import Database, parse_database_url
 from integrations.store.group_days import GroupDays
 from integrations.store.heartbeats import Heartbeats
@@ -83,7 +84,9 @@ class Checked:
 
     settings: Settings
     automations: Automations
+    """Of the file; what counts says the Book."""
     renderer: Renderer
+    file: File
 
 
 def check_settings(*, sends: bool, templates: Path = TEMPLATES) -> Checked:
@@ -111,12 +114,15 @@ def check_settings(*, sends: bool, templates: Path = TEMPLATES) -> Checked:
     renderer = findings.take(lambda: Renderer(templates))
     if sends and renderer is not None:
         findings.problems += _what_no_letter_can_carry(settings, renderer)
-    automations = findings.take(
-        lambda: read_automations(settings.automations_file, renderer.names() if renderer else None)
-    )
-    if findings.problems or automations is None or renderer is None:
+    file = findings.take(lambda: read_file(settings))
+    names = renderer.names() if renderer else None
+    automations = None
+    if file is not None:
+        text, name = file.text, file.name
+        automations = findings.take(lambda: parse_automations(text, templates=names, file=name))
+    if findings.problems or file is None or automations is None or renderer is None:
         raise ConfigError(NOT_FIT, findings.problems)
-    return Checked(settings, automations, renderer)
+    return Checked(settings, automations, renderer, file)
 
 
 def check_to_migrate() -> Settings:
@@ -221,6 +227,18 @@ def _named(name: str, build: Callable[[], T]) -> T:
 
 def read_automations(path: Path, templates: frozenset[str] | None) -> Automations:
     """Raises ConfigError naming every mistake by file, line and field."""
+    path, text = _read_text(path)
+    return parse_automations(text, templates=templates, file=str(path))
+
+
+def read_file(settings: Settings) -> File:
+    """AUTOMATIONS_FILE as it is now. Raises ConfigError when it cannot be read."""
+    path, text = _read_text(settings.automations_file)
+    return File(text, _now(), str(path), locked=settings.automations_locked)
+
+
+def _read_text(path: Path) -> tuple[Path, str]:
+    """With where it was found. Raises ConfigError."""
     if not path.is_absolute() and not path.exists():
         path = ROOT / path
     try:
@@ -230,7 +248,7 @@ def read_automations(path: Path, templates: frozenset[str] | None) -> Automation
         raise ConfigError(NOT_FIT, [f"{path}:{line}: not UTF-8 text"]) from exc
     except OSError as exc:
         raise ConfigError(NOT_FIT, [f"AUTOMATIONS_FILE: {path} cannot be read ({exc.strerror})"]) from exc
-    return parse_automations(text, templates=templates, file=str(path))
+    return path, text
 
 
 def make_data_dir(settings: Settings) -> None:
@@ -324,7 +342,7 @@ def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
         ),
         slots=Slots(head.address, way.connections, shared, _now),
         renderer=checked.renderer,
-        automations=checked.automations,
+        book=Book(database, checked.file, checked.renderer.names()),
         letterhead=head,
         hashes=AddressHashes(secret, previous),
         chance=random.random,

@@ -47,12 +47,12 @@ def resume(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Go on at once, because the cause is mended."""
-    from admin.recovery import agree, open_desk
+    from admin.recovery import COMMAND_LINE, agree, open_desk
 
     with open_desk() as desk:
         senders = _open_senders(desk.database)
         agree(f"Write to {domain or 'everybody'} again at once?", [domain], yes=yes)
-        print("Letters go again." if senders.resume(domain) else "Nothing was paused.")
+        print("Letters go again." if senders.resume(domain, who=COMMAND_LINE) else "Nothing was paused.")
 
 
 def _open_senders(database: Database) -> Senders:

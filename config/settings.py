@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     secret_key_previous: SecretStr = _EMPTY_SECRET
     admin_token: SecretStr = _EMPTY_SECRET
     automations_file: Path = Path("config/automations.toml")
+    automations_locked: bool = False
     data_dir: Path = Path("data")
     port: int = Field(8000, ge=0, le=65535)
 

@@ -87,6 +87,8 @@ class Automation:
     """Name of the automation that this is a step of, or that has steps itself."""
     unless_replied: bool = False
     """Not to somebody who answered an earlier letter of the flow."""
+    enabled: bool = True
+    """Off: it listens to nothing, and what waits of it does not go. Its steps with it."""
 
     @property
     def is_step(self) -> bool:
@@ -108,9 +110,10 @@ class ReportSchedule:
     sites: tuple[str, ...] = ("*",)
     top: int = 10
     idle_days: int = 90
+    enabled: bool = True
 
     def is_for(self, site: SiteId) -> bool:
-        return any(_fits(pattern, site) for pattern in self.sites)
+        return self.enabled and any(_fits(pattern, site) for pattern in self.sites)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +125,10 @@ class Follow:
     to_groups: tuple[str, ...] = ("*",)
     sites: tuple[str, ...] = ("*",)
     name: str = ""
+    enabled: bool = True
 
     def is_for(self, site: SiteId) -> bool:
-        return any(_fits(pattern, site) for pattern in self.sites)
+        return self.enabled and any(_fits(pattern, site) for pattern in self.sites)
 
     def names(self, group: Group) -> bool:
         """Letter for letter but for upper and lower case: one group is followed, not a pattern of them."""
@@ -178,7 +182,8 @@ def applicable(automations: Automations, trigger: str, site: SiteId, group: Grou
     return [
         automation
         for automation in automations.automations
-        if trigger in automation.on
+        if automation.enabled
+        and trigger in automation.on
         and any(_fits(pattern, site) for pattern in automation.sites)
         and any(group_fits(pattern, group) for pattern in automation.groups)
     ]
@@ -313,7 +318,7 @@ KEYS: Mapping[str, Mapping[str, type]] = {
     "policy": {**_POLICY_KEYS, "site": dict},
     "policy.site": _POLICY_KEYS,
     "automation": {
-        "name": str, "on": list, "purpose": str, "email": str, "decide": str, "reason": str,
+        "name": str, "enabled": bool, "on": list, "purpose": str, "email": str, "decide": str, "reason": str,
         "groups": list, "sites": list, "after": str, "once_per": str, "max_age": str, "not_after": str,
         "answers": dict, "then": list,
     },
@@ -322,9 +327,10 @@ KEYS: Mapping[str, Mapping[str, type]] = {
         "name": str, "email": str, "after": str, "purpose": str, "unless_replied": bool, "not_after": str,
     },
     "report": {
-        "name": str, "every": str, "on": str, "at": str, "to": list, "sites": list, "top": int, "idle_days": int,
+        "name": str, "enabled": bool, "every": str, "on": str, "at": str, "to": list, "sites": list, "top": int,
+        "idle_days": int,
     },
-    "follow": {"rules_of": str, "to_groups": list, "sites": list, "name": str},
+    "follow": {"rules_of": str, "to_groups": list, "sites": list, "name": str, "enabled": bool},
 }  # fmt: skip
 """All keys of the file by table, with the type of their values; "policy.site" stands for the table of any site."""
 _LISTS_OF_TABLES = ("automation", "automation.then", "report", "follow")
@@ -456,6 +462,7 @@ def _read_report(table: dict[str, Any], path: Path, mistakes: _Mistakes) -> Repo
         sites=tuple(values.get("sites", "*")),
         top=values.get("top", 10),
         idle_days=values.get("idle_days", 90),
+        enabled=values.get("enabled", True),
     )
 
 
@@ -500,6 +507,7 @@ def _read_follow(table: dict[str, Any], path: Path, mistakes: _Mistakes) -> Foll
         to_groups=tuple(values.get("to_groups", "*")),
         sites=tuple(values.get("sites", "*")),
         name=values.get("name", rules_of),
+        enabled=values.get("enabled", True),
     )
 
 
@@ -645,6 +653,7 @@ def _read_automation(
         else None,
         max_age_s=_read(values, "max_age", _max_age, None, path, mistakes),
         not_after_s=_read(values, "not_after", _not_after, None, path, mistakes),
+        enabled=values.get("enabled", True),
     )
     if not values.get("then"):
         return [automation]

@@ -91,6 +91,8 @@ class Member:
     """The id of their contact; not always the member's own."""
     private: bool | None = None
     """Whoever adds a member with a private profile to a group only invites them; None when Wix does not say."""
+    since: datetime | None = None
+    """How long Wix has known them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ refused to people who said no, and to people who never said anything unless the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, time
 from enum import StrEnum
@@ -57,12 +58,36 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class Suppression:
     """Somebody is not to be written to. `scope`: "all", "promotional" or "group:<group id>". `cause`: "unsubscribed",
-    "dead", "full", "complaint" or "forgotten". `expires_at` None: for good."""
+    "dead", "full", "complaint", "forgotten" or "admin". `expires_at` None: for good."""
 
     scope: str
     cause: str
     reason: str
     expires_at: datetime | None = None
+
+
+ADMINS_REASONS: Mapping[str, str] = {
+    "asked": "they asked us to",
+    "not-theirs": "the address is somebody else's",
+    "conduct": "by the rules of the community",
+    "test": "no person, but an account for tests",
+    "other": "for another reason",
+}
+"""Why an admin ends letters to somebody."""
+
+
+def why_it_stays(cause: str) -> str | None:
+    """Why nobody but the person may lift a suppression of this cause; None where an admin may."""
+    match cause:
+        case "admin" | "dead" | "full":
+            return None
+        case "unsubscribed":
+            return "they said stop themselves, and only they can take that back: by subscribing again at Wix"
+        case "complaint":
+            return "they reported a letter as spam, and whoever does is not written to again"
+        case "forgotten":
+            return "they asked to be forgotten, and that cannot be undone"
+    return "Usher does not know what may lift it"
 
 
 @dataclass(frozen=True, slots=True)

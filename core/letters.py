@@ -90,6 +90,11 @@ def letter_key(group: GroupId, member: MemberId, automation: str, joined_at: dat
     return f"{key}:{joined_at.replace(microsecond=0).isoformat()}"
 
 
+def decision_key(group: GroupId, member: MemberId, asked_at: datetime) -> str:
+    """One decision for one request, whoever takes it: a later request of the same person has another time."""
+    return f"decide:{group}:{member}:{asked_at.replace(microsecond=0).isoformat()}"
+
+
 def job_letter_key(job: str, member: MemberId) -> str:
     """Once for each member and job, in however many of its groups they are."""
     return f"job:{job}:{member}"

@@ -33,6 +33,15 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a term stands in an answer's text: whole words, from `start` up to `end`."""
+
+    start: int
+    end: int
+    hit: Hit
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """`reason` is a sentence for people; it quotes terms and questions, never answers."""
 
@@ -78,6 +87,24 @@ class AnswerRule:
             return Match(True, _places(hits), hits)
         return Match(
             bool(self.none), f"no answer matched {_quoted(self.none)} (none)" if self.none else "no terms"
+        )
+
+    def places(self, answer: Answer) -> tuple[Place, ...]:
+        """Where the terms stand in this answer, from its beginning. None where an answer's folding cannot be traced
+        back to its characters."""
+        if self.question and _fold_question(self.question).strip() not in _fold_question(answer.question):
+            return ()
+        folded, origins = _trace(answer.text)
+        if folded != fold(answer.text):
+            return ()
+        automaton, terms = self._automaton
+        found = set()
+        for index, start, end in automaton.find_matches_as_indexes(folded, overlapping=True):
+            last = folded.index(" ", end - 1)  # of a prefix, the end of its word
+            hits = [Hit(term, answer.question, kind) for kind, term in terms[index]]
+            found |= {Place(origins[start + 1][0], origins[last - 1][1], hit) for hit in hits}
+        return tuple(
+            sorted(found, key=lambda place: (place.start, place.end, place.hit.kind, place.hit.term))
         )
 
     def contradictions(self) -> Iterator[tuple[str, str, str]]:
@@ -145,6 +172,26 @@ def fold(text: str) -> str:
     while "  " in text:
         text = text.replace("  ", " ")
     return text
+
+
+def _trace(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """A text folded letter by letter, each with its marks, and for each character of that where it comes from. It is
+    what fold makes of the whole, unless Unicode composes several letters into one."""
+    folded, origins = " ", [(0, 0)]
+    start = 0
+    text = text[:_READ_AT_MOST]
+    for end in range(1, len(text) + 1):
+        if end < len(text) and unicodedata.category(text[end])[0] == "M":
+            continue
+        for letter in unicodedata.normalize("NFKC", text[start:end]).translate(_RARER):
+            if letter != " " or folded[-1] != " ":
+                folded += letter
+                origins.append((start, end))
+        start = end
+    if folded[-1] != " ":
+        folded += " "
+        origins.append((start, start))
+    return folded, origins
 
 
 _fold_question = lru_cache(maxsize=1024)(fold)  # a group asks everybody the same few questions

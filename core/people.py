@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from core.community import MemberId, Person
@@ -44,11 +45,13 @@ class Questions:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One of those whom a row may mean. `member` "": without an account. `address` is masked, "" when there is none."""
+    """One of those whom a row may mean. `member` "": without an account. `address` is masked, "" when there is none.
+    `since` tells namesakes apart: how long Wix has known the member."""
 
     member: str
     contact: str
     address: str = field(repr=False)
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +198,19 @@ def _names(person: Person) -> Iterator[str]:
         yield person.member.nickname
 
 
+def mask_address(address: str) -> str:
+    """Enough to tell namesakes apart, and too little to write to; "" for none."""
+    local, at, domain = address.lower().rpartition("@")
+    return f"{local[:1]}…@{domain}" if at else ""
+
+
 def _candidate(person: Person) -> Candidate:
     address = (person.member.email if person.member else "") or min(person.emails, default="")
-    local, at, domain = address.lower().rpartition("@")
     return Candidate(
-        person.member.id if person.member else "", person.contact, f"{local[:1]}…@{domain}" if at else ""
+        person.member.id if person.member else "",
+        person.contact,
+        mask_address(address),
+        person.member.since if person.member else None,
     )
 
 

@@ -16,7 +16,17 @@ from itertools import pairwise
 
 from core.automations import Automations, applicable
 from core.community import Group, GroupId, MemberId, SiteId
-from core.events import JOIN_APPROVED, JOIN_REQUESTED, MEMBER_ADDED, MEMBER_JOINED, Details, Event, EventId
+from core.events import (
+    JOIN_APPROVED,
+    JOIN_CANCELED,
+    JOIN_REJECTED,
+    JOIN_REQUESTED,
+    MEMBER_ADDED,
+    MEMBER_JOINED,
+    Details,
+    Event,
+    EventId,
+)
 
 GROUPS, MEMBERS, REQUESTS = "groups", "members", "requests"
 """The kinds of lists: a site's groups, a group's members, a private group's pending requests."""
@@ -35,6 +45,10 @@ SHARE_OF_BUDGET = 0.2
 SITE_S, QUIET_S = 60.0, 300.0
 """How often a list is looked at while something changes, and when nothing does."""
 
+UNTOLD = timedelta(hours=48)
+"""Wix gives up on a delivery before this."""
+
+ENDS_OF_REQUEST = (JOIN_APPROVED, JOIN_REJECTED, JOIN_CANCELED)
 JOIN_TYPES = (MEMBER_ADDED, MEMBER_JOINED, JOIN_APPROVED)
 
 
@@ -255,6 +269,43 @@ def when_asked(event: Event, heard: Iterable[Heard]) -> datetime:
             if after - GRACE <= event.occurred_at <= seen + timedelta(minutes=1):
                 return seen
     return event.occurred_at
+
+
+def times_of_request(asked_at: datetime | None, heard: Iterable[Heard]) -> tuple[datetime, ...]:
+    """The times that may stand for a request that is pending now, the likeliest first; none when no event speaks of it.
+
+    `asked_at`: when it was made, if Wix says so. `heard`: what the journal holds of this person and group.
+    """
+    heard = list(heard)
+    since = asked_at - GRACE if asked_at else _ended_at(heard)
+    told = [
+        one
+        for one in heard
+        if one.event.type == JOIN_REQUESTED and (since is None or one.event.occurred_at >= since)
+    ]
+    if not told:
+        return ()
+    stands = when_asked(max(told, key=lambda one: one.event.occurred_at).event, told)
+    same = [one.event.occurred_at for one in told if when_asked(one.event, told) == stands]
+    return tuple(dict.fromkeys((stands, *same)))
+
+
+def noticed_request(
+    site: SiteId,
+    group: GroupId,
+    member: MemberId,
+    asked_at: datetime | None,
+    heard: Iterable[Heard],
+    now: datetime,
+) -> Event:
+    """For a request that a person decides before anybody told of it: a webhook that comes late is then known to be
+    about the same one (when_asked)."""
+    after = asked_at or max(filter(None, (now - UNTOLD, _ended_at(heard))))
+    return found_request(Watch(site, REQUESTS, group), member, Request(after, asked_at or now))
+
+
+def _ended_at(heard: Iterable[Heard]) -> datetime | None:
+    return max((one.event.occurred_at for one in heard if one.event.type in ENDS_OF_REQUEST), default=None)
 
 
 # What is found

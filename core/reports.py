@@ -200,11 +200,7 @@ def make_report(facts: Facts, *, top: int = 10, idle_days: int = 90) -> Report:
         key=lambda group: (-group.members, group.name, group.id),
     )
     tied = sum(group.members == ranked[top - 1].members for group in ranked[top:]) if len(ranked) > top else 0
-    idle_since = as_of - timedelta(days=idle_days)
-    idle = sorted(
-        (group for group in groups if group.last_activity is None or group.last_activity < idle_since),
-        key=_longest_idle,
-    )
+    idle = sorted((group for group in groups if is_idle(group, as_of, idle_days)), key=_longest_idle)
     idle_ids = {group.id for group in idle}
     never = [group for group in idle if group.last_activity is None]
     unsized = len(groups) - len(known)
@@ -257,6 +253,11 @@ def make_report(facts: Facts, *, top: int = 10, idle_days: int = 90) -> Report:
         ),
         notes=tuple(_notes(facts, len(groups), excluded, unsized, growth, missing)),
     )
+
+
+def is_idle(group: Group, now: datetime, idle_days: int) -> bool:
+    """Whether nothing happened in it for longer than this, or never anything."""
+    return group.last_activity is None or group.last_activity < now - timedelta(days=idle_days)
 
 
 def base_days(days: Collection[date], today: date) -> dict[int, date]:

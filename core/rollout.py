@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
@@ -76,6 +76,14 @@ def diff(before: Sequence[Entry], after: Sequence[Entry]) -> Diff:
         clears=bool(old) and not new,
         lines=tuple(" ".join(line.split()) for line in lines),
     )
+
+
+def alike(diffs: Iterable[tuple[str, Diff]]) -> list[tuple[Diff, list[str]]]:
+    """Groups in which the same would change stand together: each diff once, with the names it was given with."""
+    found: dict[Diff, list[str]] = {}
+    for name, each in diffs:
+        found.setdefault(each, []).append(name)
+    return list(found.items())
 
 
 def _pairs(old: Sequence[Entry], new: Sequence[Entry]) -> Mapping[int, int]:

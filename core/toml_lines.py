@@ -28,9 +28,15 @@ def find_lines(text: str) -> dict[Path, int]:
     return _Document(text).lines
 
 
+def find_headers(text: str) -> list[tuple[Path, int]]:
+    """Every `[table]` and `[[table]]` of such a document in order, with its line (from 1)."""
+    return _Document(text).headers
+
+
 class _Document:
     def __init__(self, text: str) -> None:
         self.lines: dict[Path, int] = {}
+        self.headers: list[tuple[Path, int]] = []
         self._tables: dict[Path, int] = {}  # [[arrays of tables]] -> how many so far
         self._parts = _parts(text.replace("\r\n", "\n"))
         self._part, self._line = next(self._parts)
@@ -63,6 +69,7 @@ class _Document:
             if path in self._tables:
                 path += (self._tables[path] - 1,)
                 self.lines.setdefault(path, line)
+        self.headers.append((path, line))
         self._skip_to("\n")
         return path
 

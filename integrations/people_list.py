@@ -20,7 +20,7 @@ from email_validator import EmailNotValidError, validate_email
 from core.cells import FORMULA
 from core.community import LONGEST_ID, is_plain
 from core.matching import fold
-from core.people import Listed
+from core.people import Listed, numbered
 
 MOST_BYTES = 10 * 1024 * 1024
 MOST_ROWS = 10_000
@@ -88,6 +88,14 @@ def read_people(data: bytes, *, name: str, region: str = "") -> PeopleList:
         return _read_rows(sheet, region, notes)
     except _UnfitError as exc:
         return PeopleList(unreadable=(Unreadable(0, "", f"{name} {exc}"),))
+
+
+def list_again(people: Sequence[Mapping[str, Any]]) -> PeopleList:
+    """The people of a job's params, in the columns that there are for them: for the `to_fix` of a list whose file is
+    not at hand."""
+    columns = {"contact id": "contactId", "email": "email", "phone": "phone", "name": "name"}
+    cells = {row: [person.get(name) or "" for name in columns.values()] for row, person in numbered(people)}
+    return PeopleList(sheet=Sheet(tuple(columns), tuple(columns), ",", cells))
 
 
 def read_email(text: str) -> str:
@@ -503,4 +511,5 @@ def _defuse(cell: str) -> str:
 def _describe(candidate: Mapping[str, str]) -> str:
     """The contact id first: with it in its column the row is decided."""
     known = [f"member {candidate['member']}" if candidate["member"] else "no account", candidate["address"]]
+    known += [f"since {candidate['since']}"] if "since" in candidate else []
     return f"{candidate['contact'] or '?'} ({', '.join(filter(None, known))})"

@@ -5,6 +5,7 @@ from starlette.types import Receive, Scope, Send
 
 from sandbox.api import api_routes
 from sandbox.control import control_routes
+from sandbox.dashboard import dashboard_routes
 from sandbox.house import Sandbox
 from sandbox.pages import page_routes
 
@@ -17,4 +18,11 @@ class _App(Starlette):
 
 
 def create_app(sandbox: Sandbox) -> Starlette:
-    return _App(routes=[*control_routes(sandbox), *page_routes(sandbox), *api_routes(sandbox)])
+    return _App(
+        routes=[
+            *control_routes(sandbox),
+            *page_routes(sandbox),
+            *dashboard_routes(sandbox),
+            *api_routes(sandbox),
+        ]
+    )

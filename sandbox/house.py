@@ -181,7 +181,13 @@ class Sandbox:
             "WIX_API_KEY": API_KEY,
             "WIX_SITE_ID": self.community.site.site_id,
             "EMAIL_URL": self.smtp_url,
+            "DASHBOARD_URL": self.dashboard_url,
         }
+
+    @property
+    def dashboard_url(self) -> str:
+        """By a name of its own: to browsers it is another site than the app, as Wix's is, though on one machine."""
+        return f"{self.url.replace('//127.0.0.1:', '//localhost:')}/dashboard"
 
     async def close(self) -> None:
         self.mail.close()

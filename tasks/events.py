@@ -42,7 +42,7 @@ def run_event(claimed: ClaimedEvent, services: Services) -> bool:
     fields: dict[str, object] = {"event_id": event.id, "site": event.site, "event_type": event.type}
     try:
         try:
-            effects = react(claimed, services)
+            effects = react(claimed, services.for_one_piece())
             services.journal.finish(claimed, effects)
             _report(effects, fields)
         except RetryableError as exc:

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Protocol
 
+from core.automations import Automations
 from core.community import GroupId, Member, MemberId, SiteId, Subscription
-from core.consent import Policy, Purpose, Suppression
+from core.consent import Policy, Purpose, Sender, Suppression
 from core.gate import Facts
 from core.ports import WixPort
-from tasks.services import Services
+from integrations.email.unsubscribe import AddressHashes
+from integrations.store.ledger import Ledger
+from integrations.store.suppressions import Suppressions
+
+
+class Sources(Protocol):
+    """Where it is looked up, beside Wix; tasks.services.Services is one."""
+
+    @property
+    def automations(self) -> Automations: ...
+    @property
+    def hashes(self) -> AddressHashes: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def suppressions(self) -> Suppressions: ...
+    @property
+    def sender(self) -> Sender: ...
+    @property
+    def now(self) -> Callable[[], datetime]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +47,7 @@ class People:
     recent: Mapping[MemberId, list[datetime]]
 
     def facts(
-        self, member: MemberId, group: GroupId, purpose: Purpose, due_at: datetime, services: Services
+        self, member: MemberId, group: GroupId, purpose: Purpose, due_at: datetime, services: Sources
     ) -> Facts:
         known = self.members.get(member)
         return Facts(
@@ -37,14 +58,14 @@ class People:
             asked_at=self.asked_at,
             now=services.now(),
             due_at=due_at,
-            sender=services.letterhead.sender,
+            sender=services.sender,
             policy=self.policy,
             suppressions=self.suppressions.get(member, ()),
             recent=tuple(self.recent.get(member, ())),
         )
 
 
-def look_up(site: SiteId, members: Collection[MemberId], wix: WixPort, services: Services) -> People:
+def look_up(site: SiteId, members: Collection[MemberId], wix: WixPort, services: Sources) -> People:
     """Two calls for each hundred. Raises IntegrationError."""
     asked_at = services.now()
     known = wix.get_members(site, members)

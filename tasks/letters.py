@@ -215,6 +215,7 @@ def _check_site(
 
     Raises RetryableError for a job whose turn it is (_Turn.patient).
     """
+    services = services.for_one_piece()
     if site in services.sites.removed([site]):
         return lambda letter: _skip(letter, "the app was removed from this site", services)
     wix = turn.patient or services.wix
@@ -287,7 +288,10 @@ def _deliver(
     """Decide, write, send and record one letter. Raises what kept it from going out."""
     automation = services.automations.named(letter.row.automation)
     if letter.row.automation and automation is None:
-        _skip(letter, f'"{letter.row.automation}" is no longer in the automations file', services)
+        _skip(letter, f'"{letter.row.automation}" is no longer among the automations', services)
+        return
+    if automation is not None and not automation.enabled:
+        _skip(letter, f'"{automation.name}" is switched off', services)
         return
     # Whoever plans a letter and whoever edits the file may both ask for more care, never for less.
     careful = Purpose.PROMOTIONAL in (letter.purpose, automation.purpose if automation else None)

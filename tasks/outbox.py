@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from core.errors import AppError, IntegrationError, LostLeaseError, RetryableError
+from core.errors import AppError, IntegrationError, LostLeaseError, PermanentError, RetryableError
 from core.letters import retry_delay_s
 from integrations.store.outbox import OwedCall
 from tasks.claims import let_rest, work_off
@@ -84,6 +84,8 @@ def _ask_wix(call: OwedCall, services: Services) -> str | None:
     """Make the call; a text says why it had become pointless."""
     if call.site in services.sites.removed([call.site]):
         return "the app was removed from this site"
+    if call.who is not None and (gone := _gone(call, services)):
+        return gone
     if call.kind == "approve":
         services.wix.approve_requests(call.site, call.group, [call.member])
     elif call.kind == "reject":
@@ -97,4 +99,19 @@ def _ask_wix(call: OwedCall, services: Services) -> str | None:
         services.wix.set_subscription(call.site, member.email, **_NEWS[call.kind])
     else:
         return f"unknown kind {call.kind}"
+    return None
+
+
+def _gone(call: OwedCall, services: Services) -> str | None:
+    """Why what a person decided some time ago has nothing to decide any more; None when the request is pending, when
+    they are in as was decided, or when Wix does not let us look."""
+    try:
+        standing = services.wix.get_membership(call.site, call.group, call.member)
+    except PermanentError:
+        return None
+    if standing.status == "joined" and call.kind == "reject":
+        return "they are in the group by now"
+    # After a first try, a request that is gone may be our own doing.
+    if standing.status == "none" and not call.attempts:
+        return "the request is gone: they withdrew it, or somebody else decided it at Wix"
     return None

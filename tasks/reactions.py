@@ -22,6 +22,7 @@ from core.letters import (
     PlannedLetter,
     StopLetters,
     WixCall,
+    decision_key,
     letter_key,
     lost_ground,
 )
@@ -113,7 +114,7 @@ def apply_automations(
     limits = [
         rules.max_age_s(automation, event.site)
         for automation in rules.automations
-        if trigger in automation.on
+        if automation.enabled and trigger in automation.on
     ]
     if not limits:
         return Effects(ignored=f"no automation listens to {trigger}")
@@ -306,9 +307,8 @@ def _too_old(age_s: float) -> str:
 
 def _decision(place: _Place, outcome: Outcome) -> WixCall:
     automation = outcome.automation
-    # One decision for one request: a later request of the same person has another time, and is decided anew.
     return WixCall(
-        key=f"decide:{place.group.id}:{place.member}:{place.at.replace(microsecond=0).isoformat()}",
+        key=decision_key(place.group.id, place.member, place.at),
         kind=automation.decide or "flag",
         group=place.group.id,
         member=place.member,

@@ -28,7 +28,7 @@ class Schedule:
 
     def look(self) -> int:
         """How many jobs were made that were not there. Raises JournalUnavailableError."""
-        services, now, new = self._services, self._services.now(), 0
+        services, now, new = self._services.for_one_piece(), self._services.now(), 0
         if not services.automations.reports:
             return 0
         due: set[tuple[str, date, SiteId]] = set()

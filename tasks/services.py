@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from core.automations import Automations
+from core.consent import Sender
 from core.pacing import Limits
 from core.ports import MailPort, WixPort
 from integrations.email.pacing import Pacer, Slots
 from integrations.email.render import Renderer
 from integrations.email.unsubscribe import AddressHashes
+from integrations.store.book import Book
 from integrations.store.group_days import GroupDays
 from integrations.store.jobs import Jobs
 from integrations.store.journal import Journal
@@ -49,7 +51,7 @@ class Services:
     pacer: Pacer
     slots: Slots
     renderer: Renderer
-    automations: Automations
+    book: Book
     letterhead: Letterhead
     hashes: AddressHashes = field(repr=False)
     chance: Callable[[], float]
@@ -58,6 +60,21 @@ class Services:
     calls_per_minute: float = 180.0
     limits: Limits = field(default_factory=Limits)
     """Of EMAIL_URL."""
+    held: Automations | None = None
+    """Those that one piece of work goes by from its beginning to its end (`for_one_piece`)."""
+
+    @property
+    def automations(self) -> Automations:
+        """As they are now; in one piece of work, as they were when it was begun."""
+        return self.book.current() if self.held is None else self.held
+
+    def for_one_piece(self) -> Services:
+        """For one event, one batch of letters, one look: nothing in it sees two versions of the automations."""
+        return self if self.held is not None else replace(self, held=self.book.current())
+
+    @property
+    def sender(self) -> Sender:
+        return self.letterhead.sender
 
     def let_go(self) -> None:
         """This process ends in the middle of its work: others may go on with it at once."""

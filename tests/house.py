@@ -14,7 +14,6 @@ from redis import Redis
 
 from admin.processes import TEMPLATES
 from core import events
-from core.automations import parse_automations
 from core.community import (
     Answer,
     Group,
@@ -42,6 +41,7 @@ from integrations.email.render import Renderer
 from integrations.email.return_path import ReturnPaths
 from integrations.email.unsubscribe import AddressHashes, UnsubscribeTokens
 from integrations.shared import SharedRedis
+from integrations.store.book import Book, File
 from integrations.store.database import Database
 from integrations.store.group_days import GroupDays
 from integrations.store.jobs import Jobs
@@ -439,7 +439,7 @@ def a_house(database: Database, clock: Clock, automations: str = WELCOME, **chan
         pacer=changes.pop("pacer", None) or a_pacer(database, clock, Limits()),
         slots=Slots(SENDER, None, SharedRedis(None, lambda: 0.0), clock),
         renderer=_renderer(),
-        automations=parse_automations(automations, templates=_renderer().names()),
+        book=Book(database, File(automations, clock()), _renderer().names()),
         letterhead=Letterhead(
             f"Usher <{SENDER}>",
             "1 Beach Road",

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from admin.cli import main
 from admin.processes import ROOT
 from admin.samples import SAMPLES, find, names
+from integrations.store.book import Book, File
+from integrations.store.database import Database
 from tests.webhooks.wix_signing import WIX_KEY, pem
 
 MEMBER_ADDED = "wix.social_groups.v2.group_member_added"
@@ -398,3 +400,67 @@ def test_help_names_the_commands_without_loading_a_server() -> None:
     commands = ("run", "demo", "sandbox", "migrate", "web", "worker", "beat")
     for command in (*commands, "automations", "webhook", "events", "messages"):
         assert any(command in line for line in shown), command
+
+
+# What counts, by the database.
+
+
+@pytest.fixture
+def started(usher: Usher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Book]:
+    """An Usher that was started once with the offers, and edited since."""
+    file = tmp_path / "automations.toml"
+    file.write_text(OFFERS)
+    for name, value in {
+        "DATA_DIR": tmp_path,
+        "AUTOMATIONS_FILE": file,
+        "WIX_APP_ID": "a",
+        "WIX_APP_SECRET": "b",
+        "SECRET_KEY": "0123456789abcdef",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    assert usher("migrate").code == 0
+    database = Database(f"sqlite:///{tmp_path / 'usher.db'}")
+    book = Book(database, File(OFFERS, datetime.now(UTC)), {"yoga-offer", "welcome"})
+    book.add(f"{OFFERS}# since\n", base=book.newest().number, who="user ada", note="a word")
+    yield book
+    database.close()
+
+
+def test_what_counts_is_shown_and_a_changed_file_waits_for_the_next_start(
+    usher: Usher, started: Book, tmp_path: Path
+) -> None:
+    (tmp_path / "automations.toml").write_text("")
+    said = usher("automations", "show")
+    assert said.code == 0
+    assert (
+        'let-teachers-in: When somebody asks to join any group and mentions "certified teacher"' in said.out
+    )
+    assert said.out.endswith("Version 2.\n")
+    assert usher("automations", "show", "1").out.endswith("Version 1.\n")
+    assert started.newest().number == 2
+
+
+def test_the_history_says_who_changed_what_counts(usher: Usher, started: Book) -> None:
+    said = usher("automations", "history")
+    assert [line.split()[0] for line in said.out.splitlines()] == ["*", "1"]
+    assert said.out.splitlines()[0].endswith("edit      user ada  a word")
+    assert [row["number"] for row in json.loads(usher("automations", "history", "--json").out)] == [2, 1]
+
+
+def test_what_is_exported_is_the_very_text(usher: Usher, started: Book, tmp_path: Path) -> None:
+    assert usher("automations", "export").out == f"{OFFERS}# since\n"
+    assert usher("automations", "export", "1", "--out", tmp_path / "kept.toml").code == 0
+    assert (tmp_path / "kept.toml").read_text() == OFFERS
+    assert usher("automations", "export", "9").err == "usher: there is no version 9 of the automations\n"
+    nowhere = usher("automations", "export", "--out", tmp_path / "no" / "x.toml")
+    assert (nowhere.code, "cannot be written" in nowhere.err) == (2, True)
+
+
+def test_going_back_shows_what_changes_and_wants_a_yes(usher: Usher, started: Book) -> None:
+    asked = usher("automations", "rollback", "1")
+    assert (asked.code, "-# since" in asked.out, "add --yes" in asked.err) == (2, True, True)
+    assert started.newest().number == 2
+    done = usher("automations", "rollback", "1", "--yes")
+    assert done.out.endswith("Version 3 counts from now on, with the text of version 1.\n")
+    assert (started.newest().text, started.newest().who) == (OFFERS, "command line")
+    assert "says what the newest one, 3, says" in usher("automations", "rollback", "1", "--yes").out

@@ -44,7 +44,11 @@ def settings_of(env_file: Path | None, monkeypatch: pytest.MonkeyPatch) -> dict[
         monkeypatch.delenv(name, raising=False)
     settings = load_settings(env_file=str(env_file) if env_file else None)
     return {
-        name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        name.upper(): value.get_secret_value()
+        if isinstance(value, SecretStr)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
         for name, value in settings
     }
 

@@ -199,8 +199,8 @@ def test_a_step_looks_again_before_it_goes(
 @pytest.mark.parametrize(
     ("now", "reason"),
     [
-        (WELCOME, '"welcome.first-week" is no longer in the automations file'),
-        (FLOW.replace("first-week", "second-week"), '"welcome.first-week" is no longer in the automations file'),
+        (WELCOME, '"welcome.first-week" is no longer among the automations'),
+        (FLOW.replace("first-week", "second-week"), '"welcome.first-week" is no longer among the automations'),
         (
             FLOW.replace('["member_added", "join_approved"]', '["role_assigned"]'),
             '"welcome.first-week" sends no letter upon member_added any more',

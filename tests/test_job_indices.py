@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
+from core.community import MemberId, SiteId
 from integrations.store.database import Database
+from integrations.store.glance import Glance
 from integrations.store.jobs import Jobs
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
 from integrations.store.mailings import Mailings
 from integrations.store.outbox import Outbox
+from integrations.store.reach import EVERYTHING
+from integrations.store.requests import Requests
+
+SITE = SiteId("x")
+NOON = datetime(2026, 5, 3, 12, tzinfo=UTC)
 
 ASKED: dict[str, tuple[Callable[[Database], object], str, str]] = {
     "is a live letter due": (lambda database: Ledger(database).any_due(), "messages", "ix_messages_due"),
@@ -34,7 +42,61 @@ ASKED: dict[str, tuple[Callable[[Database], object], str, str]] = {
     "is an event due": (lambda database: Journal(database, listened=()).any_due(), "events", "ix_events_due"),
     "claim calls": (lambda database: Outbox(database).claim(10), "outbox", "ix_outbox_due"),
     "is a call due": (lambda database: Outbox(database).any_due(), "outbox", "ix_outbox_due"),
+    "requests that were heard of": (
+        lambda database: Requests(database).past(SITE, limit=50, after=(NOON, "x")), "events", "ix_events_",
+    ),
+    "requests of some people": (
+        lambda database: Requests(database).heard(SITE, [MemberId("1")]), "events", "ix_events_member",
+    ),
+    "decisions by their keys": (
+        lambda database: Requests(database).decisions(SITE, ["1"]), "outbox", "_outbox_",
+    ),
+    "what persons decided lately": (
+        lambda database: Requests(database).under_way(SITE, EVERYTHING, since=timedelta(hours=1), limit=500),
+        "outbox",
+        "ix_outbox_",
+    ),
+    "letters of some people": (
+        lambda database: Requests(database).letters(SITE, [MemberId("1")]), "messages", "ix_messages_member",
+    ),
     "which job is due": (lambda database: Jobs(database).claim(), "jobs", "ix_jobs_due"),
+    "who came today": (
+        lambda database: Glance(database).came(SITE, EVERYTHING, {"joined": ["x"]}, NOON),
+        "events",
+        "ix_events_received",
+    ),
+    "events set aside": (lambda database: Glance(database).dead(SITE), "events", "ix_events_dead"),
+    "letters sent today": (
+        lambda database: Glance(database).sent(SITE, EVERYTHING, NOON),
+        "messages",
+        "ix_messages_sent",
+    ),
+    "letters that wait": (
+        lambda database: Glance(database).waiting_letters(SITE, EVERYTHING), "messages", "ix_messages_due",
+    ),
+    "letters in doubt": (
+        lambda database: Glance(database).in_doubt(SITE, EVERYTHING),
+        "messages",
+        "ix_messages_doubt",
+    ),
+    "letters refused of late": (
+        lambda database: Glance(database).refused(SITE, EVERYTHING),
+        "messages",
+        "ix_messages_",
+    ),
+    "requests left to a person": (
+        lambda database: Glance(database).requests(SITE, EVERYTHING),
+        "outbox",
+        "_outbox_",
+    ),
+    "calls that wait for long": (
+        lambda database: Glance(database).due_since(SITE, EVERYTHING),
+        "outbox",
+        "ix_outbox_due",
+    ),
+    "events that wait for long": (
+        lambda database: Glance(database).due_since(SITE, EVERYTHING), "events", "ix_events_due",
+    ),
 }  # fmt: skip
 
 

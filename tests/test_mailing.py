@@ -161,7 +161,7 @@ def test_who_joins_after_the_preview_gets_no_letter_of_the_job(house: House):
 
 def test_whoever_joins_later_gets_the_letter_too_when_the_job_says_so(house: House):
     silent = parse_automations("", templates=["welcome"])  # or the newcomer would be welcomed as well
-    house.services = dataclasses.replace(house.services, automations=silent)
+    house.services = dataclasses.replace(house.services, held=silent)
     join(house, 1)
     job = write_to_runners(house, also_later_joiners=True)
     join(house, 2)  # between preview and yes
@@ -533,7 +533,7 @@ def test_who_was_refused_in_the_preview_stays_refused_though_the_job_heeds_later
 
 def test_a_newcomer_whose_event_was_in_hand_when_the_job_was_cancelled_gets_nothing(house: House):
     silent = parse_automations("", templates=["welcome"])
-    house.services = dataclasses.replace(house.services, automations=silent)
+    house.services = dataclasses.replace(house.services, held=silent)
     join(house, 1)
     job = write_to_runners(house, also_later_joiners=True)
     house.confirm(job)

@@ -707,7 +707,7 @@ def test_a_letter_of_an_automation_that_was_taken_out_of_the_file_does_not_go(
     edited = a_house(database, clock, YOGA)
     clock.move(days=2)
     edited.work()
-    assert edited.rows() == [("welcome", "skipped", '"welcome" is no longer in the automations file')]
+    assert edited.rows() == [("welcome", "skipped", '"welcome" is no longer among the automations')]
 
 
 def test_a_letter_whose_automation_became_promotional_needs_consent_for_that(

@@ -110,9 +110,9 @@ def a_letter(house: House, member: str, state: str = "sent", *, age_days: float 
 def test_a_report_reads_the_list_by_the_hundred_and_needs_no_yes(house: House):
     groups_of(house, **{f"g{number:03}": number for number in range(250)})
     job = report(house, top=2)
-    assert (job.state, job.wix_calls) == ("done", 3)
-    assert [call[0] for call in house.wix.asked] == ["groups_page"] * 3
-    assert job.cost == {"wix_calls": 3, "seconds_at_least": 0}
+    assert (job.state, job.wix_calls) == ("done", 4)
+    assert [call[0] for call in house.wix.asked] == ["groups_page"] * 3 + ["get_site"]
+    assert job.cost == {"wix_calls": 4, "seconds_at_least": 0}
     assert job.result["total"] == 250
     assert [group["id"] for group in job.result["most_popular"]] == ["g249", "g248"]
     assert job.result["members"] == sum(range(250))
@@ -123,7 +123,7 @@ def test_a_report_reads_the_list_by_the_hundred_and_needs_no_yes(house: House):
 def test_a_site_without_groups_has_a_report(house: House):
     house.wix.groups = {}
     job = report(house)
-    assert (job.state, job.result["total"], job.wix_calls) == ("done", 0, 1)
+    assert (job.state, job.result["total"], job.wix_calls) == ("done", 0, 2)
 
 
 def test_each_page_is_a_step_of_its_own_and_a_cancelled_report_asks_no_more(house: House):
@@ -508,6 +508,10 @@ def test_a_report_that_is_cancelled_before_its_mail_sends_none(house: House, clo
     assert (house.mail.letters, house.counts(id_).skipped) == ([], 1)
 
 
+def test_a_report_is_headed_by_the_name_of_the_site(house: House):
+    assert report(house).result["source"]["site_name"] == "Seaside Club"
+
+
 def test_without_permission_to_read_the_site_the_report_goes_by_its_id(house: House):
     house.wix.fails["get_site"] = [ForbiddenError("403")]
     report(house, BOARD)
@@ -561,7 +565,7 @@ def test_a_scheduled_report_is_made_once_for_each_site_and_week(database: Databa
 def test_a_report_for_some_sites_is_made_for_these(database: Database, clock: Clock):
     house = connected(database, clock, SITE, "other")
     (only,) = (replace(found, sites=("OTH*",)) for found in house.services.automations.reports)
-    services = replace(house.services, automations=replace(house.services.automations, reports=(only,)))
+    services = replace(house.services, held=replace(house.services.automations, reports=(only,)))
     clock.move(days=1)
     assert Schedule(services).look() == 1
     assert [row.site for row in house.services.jobs.page()] == ["other"]

@@ -86,7 +86,7 @@ def a_club(
         wix.rules[group] = rules
     wix.rules[SOURCE] = NEW
     house.wix = wix
-    house.services = replace(house.services, wix=wix, automations=parse_automations(follow))
+    house.services = replace(house.services, wix=wix, held=parse_automations(follow))
     return house
 
 
@@ -785,7 +785,7 @@ def test_rules_of_other_groups_sites_and_patterns_set_nothing_off(database: Data
     house = a_club(database, clock, follow=FOLLOWING + 'sites = ["site-2"]')
     edit(house, SOURCE, SPAM)
     house.turn()
-    house.services = replace(house.services, automations=parse_automations(FOLLOWING))
+    house.services = replace(house.services, held=parse_automations(FOLLOWING))
     edit(house, group_id(1), SPAM, event="e2")
     edit(house, RUNNERS, event="e3")
     see_through(house)

@@ -48,6 +48,7 @@ DEFAULTS = {
     "SECRET_KEY_PREVIOUS": "",
     "ADMIN_TOKEN": "",
     "AUTOMATIONS_FILE": "config/automations.toml",
+    "AUTOMATIONS_LOCKED": "false",
     "DATA_DIR": "data",
     "PORT": "8000",
 }
@@ -77,6 +78,8 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Read:
 
 def plain(settings: Settings, name: str) -> str:
     value = getattr(settings, name.lower())
+    if isinstance(value, bool):
+        return str(value).lower()
     return str(value.get_secret_value() if hasattr(value, "get_secret_value") else value)
 
 

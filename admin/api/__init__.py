@@ -20,17 +20,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
+from admin.api.automations import AUTOMATIONS
 from admin.api.description import PATH, describe_api
 from admin.api.entrance import Entrance, Limiter
+from admin.api.groups import GROUPS
 from admin.api.jobs import JOBS
 from admin.api.operations import BASICS, SMALL_BODY, Call, Operation
+from admin.api.people import PEOPLE
 from admin.api.problems import problem, problem_of, problem_of_defect, problem_of_http
 from admin.api.reading import parse_json, read_id, read_json, read_key, read_query
+from admin.api.requests import REQUESTS
+from admin.api.today import TODAY
+from admin.api.users import USERS
+from admin.api.write import LETTERS
 from admin.office import Office
 from admin.office.refusals import RefusedError
 from core.errors import AppError
 
-OPERATIONS = BASICS + JOBS
+OPERATIONS = BASICS + TODAY + AUTOMATIONS + JOBS + USERS + PEOPLE + GROUPS + REQUESTS + LETTERS
 """Everything the API does, as one table: the routes and the OpenAPI document are both made of it."""
 
 BIG_BODY_WAITS_S = 5

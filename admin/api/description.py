@@ -96,6 +96,6 @@ def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
             "required": True,
             "schema": TypeAdapter(Id).json_schema(),
         }
-    properties = operation.query.model_json_schema().get("properties", {})
-    for name, schema in properties.items():
-        yield {"name": name, "in": "query", "required": False, "schema": schema}
+    query = operation.query.model_json_schema()
+    for name, schema in query.get("properties", {}).items():
+        yield {"name": name, "in": "query", "required": name in query.get("required", ()), "schema": schema}

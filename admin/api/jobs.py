@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import reduce
 from itertools import islice
 from operator import or_
@@ -15,28 +12,20 @@ import sqlalchemy as sa
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError, create_model
 from starlette.responses import Response, StreamingResponse
 
-from admin.api.operations import Call, Operation, answer, note, of
+from admin.api.operations import Call, Operation, answer, of
 from admin.api.problems import fields_of
-from admin.api.reading import fingerprint, next_cursor, one_page, read_cursor, read_number
+from admin.api.reading import next_cursor, one_page, read_cursor, read_number
 from admin.api.shapes import Answer, Body, Filter, Id, List, Page, Query
-from admin.jobs.described import COLUMNS, describe_item, describe_job, in_brief, rows_of
-from admin.office import ALL, DECIDERS, MANAGERS, Office
-from admin.office.refusals import MOST_ERRORS, RefusedError, wrong_fields
-from core.cells import defuse
-from core.community import SiteId
-from core.errors import NotThereError, PermanentError, WrongStateError
-from core.jobs import FINAL, ITEM_STATES, STATES
-from integrations.people_list import read_email, read_phone
-from integrations.reports.render import FORMATS, render_report
-from integrations.store.tokens import Role
-from tasks.jobs.kinds import KINDS
-from tasks.jobs.params import MOST_PEOPLE, PARAMS, CreateGroup, ListedPerson
+from admin.jobs.described import describe_item, in_brief
+from admin.office import ALL, DECIDERS, MANAGERS, Office, groups, jobs
+from core.jobs import ITEM_STATES, STATES
+from integrations.reports.render import FORMATS
+from tasks.jobs.params import MOST_PEOPLE, PARAMS, ListedPerson
 
 BIG_BODY = 12 * 1024 * 1024
 MOST_VALUES = 5000
 """Fields and entries of a body, without its people and what is in its context."""
 PEOPLE_AT_ONCE = 100
-ROLLOUTS = ("rules_rollout", "questions_rollout")
 
 _BODIES = tuple(
     create_model(
@@ -109,23 +98,8 @@ class Item(Answer):
 
 def create_job(office: Office, call: Call) -> Response:
     new = call.body
-    if call.holder.role is Role.GROUP_ADMIN and new.kind != "group_email":
-        raise RefusedError("a group's admin may set off group_email alone", 403)
-    reach = call.holder.reach
-    if reach.sites is not None and new.site not in reach.sites:
-        raise RefusedError("this token is not for that site", 403)
-    if reach.groups is not None and new.params.group not in reach.groups:
-        raise RefusedError("this token is not for that group; name one of yours by its id", 403)
-    if (letter := getattr(new.params, "email", None)) is not None and letter not in office.letters:
-        raise wrong_fields("the body", ("params.email", "is no folder of templates/email/"))
-    if isinstance(new.params, CreateGroup) and (
-        errors := list(islice(_unreadable(new.params.people), MOST_ERRORS))
-    ):
-        raise wrong_fields("the body", *errors)
-    if (other := getattr(new.params, "rollback", None)) and not office.jobs.page(id=other, reach=reach):
-        raise wrong_fields("the body", ("params.rollback", "is no job of yours"))
-    # As it was given: what was left out is not there.
-    return _begin(office, call, new.site, new.kind, new.params.model_dump(mode="json", exclude_unset=True))
+    begun = jobs.begin(office, call.holder, jobs.NewJob(new.site, new.kind, new.params), call.key)
+    return _begun(office, begun)
 
 
 def find_excess(body: Any) -> list[tuple[str, str]]:
@@ -176,144 +150,73 @@ def _values(found: Any) -> Iterator[object]:
                 yield from _values(value)
 
 
-def _unreadable(people: Sequence[ListedPerson]) -> Iterator[tuple[str, str]]:
-    readers: dict[str, Callable[[str], str]] = {"email": read_email, "phone": read_phone}
-    for place, person in enumerate(people):
-        for field, read in readers.items():
-            if (text := getattr(person, field)) is not None:
-                try:
-                    read(text)
-                except ValueError as exc:
-                    yield f"params.people.{place}.{field}", str(exc)
-
-
 def roll_back(office: Office, call: Call) -> Response:
-    row = _own_job(office, call)
-    if row.kind not in ROLLOUTS:
-        raise WrongStateError(f"a {row.kind} has nothing that could be put back")
-    if row.state not in FINAL:
-        raise WrongStateError(f"the job is {row.state}: cancel it first")
-    return _begin(office, call, row.site, row.kind, {"rollback": row.id})
+    return _begun(office, jobs.roll_back(office, call.holder, call.id, call.key))
 
 
-def _begin(office: Office, call: Call, site: str, kind: str, params: dict[str, Any]) -> Response:
-    asked = fingerprint({"site": site, "kind": kind, "params": params})
-    row, is_new = office.jobs.create(
-        SiteId(site),
-        kind,
-        params,
-        who=call.holder.who,
-        state="previewing" if KINDS[kind].previews else "running",
-        key=call.key,
-        request_hash=hashlib.sha256(asked).hexdigest(),
-    )
-    if is_new:
-        office.ring()
-        note("job.created", call, job=row.id, kind=kind)
-    return answer(_described(office, [row])[0], 202, Location=f"/api/v1/jobs/{row.id}")
+def _begun(office: Office, begun: tuple[sa.Row[Any], bool]) -> Response:
+    row, _ = begun
+    return answer(jobs.described(office, [row])[0], 202, Location=f"/api/v1/jobs/{row.id}")
 
 
 def list_jobs(office: Office, call: Call) -> Response:
     after = read_cursor(call.query.cursor, keys=1)
     limit = call.query.limit
     rows = office.jobs.page(**call.query.filters(), reach=call.holder.reach, limit=limit + 1, after=after)
-    found = dict(zip((row.id for row in rows), map(in_brief, _described(office, rows)), strict=True))
+    found = dict(zip((row.id for row in rows), map(in_brief, jobs.described(office, rows)), strict=True))
     return answer(one_page(rows, limit, lambda row: found[row.id], lambda row: (row.created_at, row.id)))
 
 
 def show_job(office: Office, call: Call) -> Response:
-    return answer(_described(office, [_own_job(office, call)])[0])
+    return answer(jobs.described(office, [jobs.own_job(office, call.holder, call.id)])[0])
 
 
 def confirm_job(office: Office, call: Call) -> Response:
-    return _act(office, call, lambda id_, who: office.jobs.confirm(id_, call.body.confirm_token, who=who))
+    return _decided(office, call, "confirm", call.body.confirm_token)
 
 
 def pause_job(office: Office, call: Call) -> Response:
-    return _act(office, call, lambda id_, who: office.jobs.pause(id_, who=who))
+    return _decided(office, call, "pause")
 
 
 def resume_job(office: Office, call: Call) -> Response:
-    return _act(office, call, lambda id_, who: office.jobs.resume(id_, who=who))
+    return _decided(office, call, "resume")
 
 
 def cancel_job(office: Office, call: Call) -> Response:
-    return _act(office, call, lambda id_, who: office.jobs.cancel(id_, who=who))
+    return _decided(office, call, "cancel")
 
 
 def retry_failed(office: Office, call: Call) -> Response:
-    return _act(office, call, lambda id_, who: office.jobs.retry_failed(id_, who=who))
+    return _decided(office, call, "retry-failed")
+
+
+def _decided(office: Office, call: Call, name: str, token: str = "") -> Response:
+    row = jobs.act(office, call.holder, call.id, name, token)
+    return answer(jobs.described(office, [row])[0])
 
 
 def list_items(office: Office, call: Call) -> Response:
     after = read_number(call.query.cursor)
     limit = call.query.limit
-    job = _own_job(office, call).id
+    job = jobs.own_job(office, call.holder, call.id).id
     items = office.jobs.items(job, **call.query.filters(), after=after, limit=limit + 1)
     following = next_cursor(str(items[limit - 1].number)) if len(items) > limit else None
     return answer({"items": [describe_item(item) for item in items[:limit]], "next": following})
 
 
 def show_report(office: Office, call: Call) -> Response:
-    row = _own_job(office, call)
-    if row.kind != "groups_report":
-        raise NotThereError(f"a {row.kind} has no report")
-    if row.state != "done":
-        raise WrongStateError(f"the job is {row.state}, not done")
-    try:
-        media_type, name, content = render_report(row.result, call.query.format)
-    except PermanentError as exc:  # as pdf, without the extra that writes it
-        raise wrong_fields("the query", ("format", str(exc))) from exc
-    return Response(content, media_type=media_type, headers=_file(name))
+    media_type, name, content = groups.report_file(office, call.holder, call.id, call.query.format)
+    return Response(content, media_type=media_type, headers=jobs.as_file(name))
 
 
 def stream_rows(office: Office, call: Call) -> Response:
-    job = _own_job(office, call).id
-
-    def lines() -> Iterator[str]:
-        yield _csv([COLUMNS])
-        for rows in rows_of(job, office.ledger, office.jobs):
-            yield _csv(rows)
-
-    return StreamingResponse(lines(), media_type="text/csv; charset=utf-8", headers=_file(f"job-{job}.csv"))
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    file = io.StringIO()
-    csv.writer(file).writerows(
-        [[defuse(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    job = jobs.own_job(office, call.holder, call.id).id
+    return StreamingResponse(
+        jobs.rows_as_csv(office, job),
+        media_type="text/csv; charset=utf-8",
+        headers=jobs.as_file(f"job-{job}.csv"),
     )
-    return file.getvalue()
-
-
-def _file(name: str) -> dict[str, str]:
-    return {
-        "Cache-Control": "no-store",
-        "Content-Disposition": f'attachment; filename="{name}"',
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "sandbox",
-    }
-
-
-def _act(office: Office, call: Call, act: Callable[[str, str], sa.Row[Any]]) -> Response:
-    row = act(_own_job(office, call).id, call.holder.who)
-    office.ring()
-    note("job.decided", call, job=row.id, state=row.state)
-    return answer(_described(office, [row])[0])
-
-
-def _own_job(office: Office, call: Call) -> sa.Row[Any]:
-    found = office.jobs.page(id=call.id, reach=call.holder.reach, limit=1)
-    if not found:
-        raise NotThereError("there is no job of this id")
-    return found[0]
-
-
-def _described(office: Office, rows: Sequence[sa.Row[Any]]) -> list[dict[str, Any]]:
-    counts = office.jobs.counts(rows)
-    with office.database.read() as tx:
-        now = tx.now
-    return [describe_job(row, counts[row.id], now) for row in rows]
 
 
 def _action(name: str, act: Callable[[Office, Call], Response], summary: str, **more: Any) -> Operation:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -13,11 +12,9 @@ from starlette.responses import JSONResponse, Response
 
 from admin.api import shapes
 from admin.api.reading import one_page, read_cursor
-from admin.office import ALL, DECIDERS, MANAGERS, OWNERS, READERS, Office
+from admin.office import ALL, DECIDERS, MANAGERS, OWNERS, READERS, Office, workshop
 from admin.recovery import describe_event, describe_message
 from admin.tokens import describe_line, describe_token
-from core.community import SiteId
-from core.errors import NotThereError, WrongStateError
 from core.events import EventId
 from integrations.store.tokens import ALL_SITES, Holder, Role
 
@@ -93,16 +90,8 @@ def list_events(office: Office, call: Call) -> Response:
 
 
 def replay_event(office: Office, call: Call) -> Response:
-    id_ = EventId(call.id)
-    found = office.journal.page(id=id_, **call.query.filters(), reach=call.holder.reach, limit=2)
-    if not found:
-        raise NotThereError("there is no event of this id")
-    if len(found) > 1:
-        raise WrongStateError("several sites have an event of this id: name the site")
-    row = office.journal.replay(id_, SiteId(found[0].site), who=call.holder.who)
-    office.ring()
-    note("event.replayed", call, event_id=row.id, site=row.site)
-    return answer(describe_event(row))
+    site = call.query.filters().get("site")
+    return answer(describe_event(workshop.replay(office, call.holder, EventId(call.id), site)))
 
 
 # Letters.
@@ -116,22 +105,11 @@ def list_messages(office: Office, call: Call) -> Response:
 
 
 def release_message(office: Office, call: Call) -> Response:
-    row = office.ledger.release(_own_message(office, call), who=call.holder.who)
-    office.ring()
-    note("letter.released", call, letter_id=row.id, site=row.site)
-    return answer(describe_message(row))
+    return answer(describe_message(workshop.release(office, call.holder, call.id)))
 
 
 def give_message_up(office: Office, call: Call) -> Response:
-    row = office.ledger.give_up(_own_message(office, call), who=call.holder.who)
-    note("letter.given_up", call, letter_id=row.id, site=row.site)
-    return answer(describe_message(row))
-
-
-def _own_message(office: Office, call: Call) -> str:
-    if not office.ledger.page(id=call.id, reach=call.holder.reach, limit=1):
-        raise NotThereError("there is no letter of this id")
-    return call.id
+    return answer(describe_message(workshop.give_up(office, call.holder, call.id)))
 
 
 # Tokens and the audit log.
@@ -146,34 +124,26 @@ def list_tokens(office: Office, call: Call) -> Response:
 def create_token(office: Office, call: Call) -> Response:
     new = call.body
     sites, groups = new.reach
-    token, row = office.tokens.create(
+    token, row = workshop.create_token(
+        office,
+        call.holder,
         new.name,
         Role(new.role),
         sites=sites,
         groups=groups,
-        lasts=timedelta(days=new.expires_in_days) if new.expires_in_days else None,
-        who=call.holder.who,
+        expires_in_days=new.expires_in_days,
     )
-    note("token.created", call, token_id=row.id)
     return answer(describe_token(row) | {"token": token}, 201)
 
 
 def revoke_token(office: Office, call: Call) -> Response:
-    row = office.tokens.revoke(call.id, who=call.holder.who)
-    note("token.revoked", call, token_id=row.id)
-    return answer(describe_token(row))
+    return answer(describe_token(workshop.revoke_token(office, call.holder, call.id)))
 
 
 def list_audit(office: Office, call: Call) -> Response:
     after = read_cursor(call.query.cursor, keys=1)
     limit = call.query.limit
-    rows = office.audit.page(
-        **call.query.filters(),
-        reach=call.holder.reach,
-        of_sites=call.holder.role is not Role.OWNER,
-        limit=limit + 1,
-        after=after,
-    )
+    rows = workshop.audit_lines(office, call.holder, **call.query.filters(), limit=limit + 1, after=after)
     return answer(one_page(rows, limit, describe_line, lambda row: (row.at, row.id)))
 
 

@@ -11,7 +11,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from admin.office.refusals import RefusedError
-from core.errors import JournalUnavailableError, NotThereError, WrongStateError
+from core.errors import (
+    IntegrationError,
+    JournalUnavailableError,
+    NotThereError,
+    RetryableError,
+    WrongStateError,
+)
 from integrations.store.jobs import KeyReusedError
 
 log = logging.getLogger(__name__)
@@ -69,6 +75,10 @@ def problem_of(_request: Request, exc: Exception) -> Response:
         case JournalUnavailableError():
             log.error("api.database_away", extra={"error": str(exc)})
             return problem(503, "the database does not answer now; nothing was changed, or nobody knows")
+        case RetryableError():
+            return problem(503, "Wix does not answer now, or asks to wait")
+        case IntegrationError():
+            return problem(502, f"Wix refused what was asked of it: {exc}")
     raise exc
 
 

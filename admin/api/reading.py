@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -164,8 +163,3 @@ def one_page(
         time, *keys = place(rows[limit - 1])
         following = next_cursor(time.isoformat(), *keys)
     return {"items": [describe(row) for row in rows[:limit]], "next": following}
-
-
-def fingerprint(found: Any) -> bytes:
-    """The same for the same JSON, however it is laid out."""
-    return json.dumps(found, sort_keys=True, separators=(",", ":")).encode()

@@ -102,14 +102,18 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
 class _NewToken(Body):
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Name
     """Stands in the audit log, so no two tokens ever have the same."""
     expires_in_days: Annotated[int, Field(ge=1, le=3650), BeforeValidator(_whole)] | None = None
     """None: it lasts until it is revoked."""
 
 
 Sites = Annotated[list[Id], Field(min_length=1, max_length=1000)]
+GroupIds = Annotated[list[Id], Field(min_length=1, max_length=1000)]
 
 
 class OwnersToken(_NewToken):
@@ -136,7 +140,7 @@ class GroupAdminsToken(_NewToken):
 
     role: Literal["group_admin"]
     sites: Sites
-    groups: Annotated[list[Id], Field(min_length=1, max_length=1000)]
+    groups: GroupIds
 
     @property
     def reach(self) -> tuple[list[str], list[str]]:

@@ -15,7 +15,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 
 from admin.api.entrance import Limiter
-from admin.console.entrance import Entrance, Keys, entrance_routes
+from admin.console.entrance import Entrance, Keys
+from admin.console.login import entrance_routes
 from admin.console.page import (
     PREFIX,
     Drawing,
@@ -26,7 +27,6 @@ from admin.console.page import (
 )
 from admin.console.pages import account, automations, groups, jobs, people, requests, today, workshop, write
 from admin.office import Office
-from admin.office.directory import Names
 from admin.office.words import N_
 from core.community import Site, SiteId
 
@@ -48,7 +48,7 @@ MOST_NAMED_SITES = 20
 
 
 def console(keys: Keys, office: Office, limiter: Limiter) -> Mount:
-    names = Names(office.wix)
+    names = office.names
     drawing = Drawing(office, names, URLSafeTimedSerializer(keys.secret_keys[0], salt="said"))
 
     def choose_site(request: Request) -> Response:

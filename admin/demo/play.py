@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 import logging
+import os
 import shutil
 import signal
 import sys
 import time
+import webbrowser
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,6 +81,7 @@ def play(*, once: bool) -> int:
                 console.print(
                     f"The letters: {stage.sandbox.base_url}/mail/   the sandbox: {stage.sandbox.base_url}"
                 )
+                _open_console(stage, console)
                 console.print("Ctrl-C ends.")
                 _wait_for_end()
             return 0
@@ -107,7 +110,7 @@ def _play_scenes(stage: Stage, console: Console) -> None:
         progress.console.print(
             "[bold]19:00[/bold]  Everybody goes home; what is still under way comes to rest"
         )
-        _until(lambda: _at_rest(stage), "everything to come to rest", REST_WITHIN_S)
+        until(lambda: at_rest(stage), "everything to come to rest", REST_WITHIN_S)
         progress.advance(bar)
 
 
@@ -118,14 +121,14 @@ def _perform(stage: Stage, scene: Scene) -> None:
 
 def _perform_when_settled(stage: Stage, scene: Scene) -> None:
     """An admin looks at requests some time after they were made."""
-    _until(lambda: _at_rest(stage, leaving_alone="07:30"), "the offers to go out", 60.0)
+    until(lambda: at_rest(stage, leaving_alone="07:30"), "the offers to go out", 60.0)
     _perform(stage, scene)
 
 
 def _wix_away(stage: Stage, scene: Scene) -> None:
     stage.switch(outage=True)
     _perform(stage, scene)
-    _until(lambda: _any_event(stage, "503"), "Usher to meet the outage", 30.0)
+    until(lambda: _any_event(stage, "503"), "Usher to meet the outage", 30.0)
     stage.switch(outage=False)
 
 
@@ -134,7 +137,7 @@ def _broker_away(stage: Stage, scene: Scene) -> None:
     try:
         _perform(stage, scene)
         [expected] = scene.expected
-        _until(lambda: _has(stage, expected), "the letter to go out without a broker", 60.0)
+        until(lambda: _has(stage, expected), "the letter to go out without a broker", 60.0)
     finally:
         stage.redis.start()
 
@@ -143,7 +146,7 @@ def _web_killed(stage: Stage, scene: Scene) -> None:
     stage.kill_web()
     _perform(stage, scene)
     [expected] = scene.expected
-    _until(lambda: _has(stage, expected), "Wix to come again", 90.0)
+    until(lambda: _has(stage, expected), "Wix to come again", 90.0)
 
 
 def _forgeries(stage: Stage, scene: Scene) -> None:
@@ -166,15 +169,15 @@ def _forgeries(stage: Stage, scene: Scene) -> None:
         stage.send_webhook(
             {"eventType": "wix.social_groups.v2.group_member_added", "data": event, "variant": variant}
         )
-    _until(lambda: len(_refused(stage)) >= len(FORGERIES), "all forgeries to be answered", 20.0)
+    until(lambda: len(_refused(stage)) >= len(FORGERIES), "all forgeries to be answered", 20.0)
 
 
 def _one_click(stage: Stage, scene: Scene) -> None:
-    _until(lambda: _offer_link(stage) != "", "Amara's offer to arrive", 60.0)
+    until(lambda: _offer_link(stage) != "", "Amara's offer to arrive", 60.0)
     answer = stage.usher.post(_offer_link(stage), content="List-Unsubscribe=One-Click")
     if answer.status_code != 200:
         raise DemoError(f"unsubscribing answered {answer.status_code}")
-    _until(lambda: _amara_at_wix(stage) == ["UNSUBSCRIBED"], "Wix to be told that Amara unsubscribed", 20.0)
+    until(lambda: _amara_at_wix(stage) == ["UNSUBSCRIBED"], "Wix to be told that Amara unsubscribed", 20.0)
     _perform(stage, scene)
 
 
@@ -220,7 +223,7 @@ def _has(stage: Stage, expected: Expected) -> bool:
     return any(_fits(row, expected) for row in _rows(stage))
 
 
-def _at_rest(stage: Stage, leaving_alone: str = "") -> bool:
+def at_rest(stage: Stage, leaving_alone: str = "") -> bool:
     """Nothing is queued at Wix, and every row of ours is in a final state; one early event may be left alone."""
     counts = stage.deliveries()["counts"]
     with stage.database.begin() as tx:
@@ -343,12 +346,19 @@ def _save_letters(stage: Stage) -> None:
     (LETTERS / "index.html").write_text("\n".join(lines), encoding="utf-8")
 
 
-def _until(condition: Callable[[], bool], what: str, within_s: float) -> None:
+def until(condition: Callable[[], bool], what: str, within_s: float) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline:
             raise DemoError(f"Waited {within_s:.0f} s for {what}, in vain")
         time.sleep(0.1)
+
+
+def _open_console(stage: Stage, console: Console) -> None:
+    address = f"{stage.usher.base_url}/admin/"
+    console.print(f"[bold]The console:[/bold] {address}   log in with this token: {stage.admin_token}")
+    if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(address)
 
 
 def _wait_for_end() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ class Stage:
     redis: EmbeddedRedis
     household: Household
     folder: Path
+    admin_token: str = field(repr=False)
+
+    @property
+    def site(self) -> str:
+        return str(self.state()["site"]["instance_id"])
 
     def act(self, act: dict[str, Any]) -> dict[str, Any]:
         return self._ask("POST", "/sandbox/acts", act)
@@ -119,7 +125,7 @@ def _set_up_in(folder: Path) -> Iterator[Stage]:
         cleanup.callback(stop.set)
         usher = cleanup.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10))
         sandbox = cleanup.enter_context(httpx.Client(base_url=sandbox_url, timeout=10))
-        stage = Stage(sandbox, usher, database, redis, household, folder)
+        stage = Stage(sandbox, usher, database, redis, household, folder, env["ADMIN_TOKEN"])
         _wait_until_ready(stage)
         sandbox.put("/sandbox/webhook-url", json={"url": f"http://127.0.0.1:{port}/webhooks/wix"})
         yield stage
@@ -160,6 +166,7 @@ def settings_for(folder: Path, theirs: dict[str, str], port: int) -> dict[str, s
         "EMAIL_POSTAL_ADDRESS": "Seaside Community, 1 Harbour Road, Port Example",
         "PUBLIC_URL": f"http://127.0.0.1:{port}",
         "SECRET_KEY": os.urandom(24).hex(),
+        "ADMIN_TOKEN": secrets.token_urlsafe(24),
         "DATA_DIR": str(folder / "data"),
         "PORT": str(port),
         "AUTOMATIONS_FILE": str(ROOT / "config" / "automations.toml"),

@@ -13,10 +13,12 @@ from enum import StrEnum
 
 from admin.processes import Checked
 from config.settings import Settings
+from core.automations import Automations
 from core.community import SiteId
-from core.errors import PermanentError
+from core.errors import ConfigError, JournalUnavailableError, PermanentError
 from integrations.dns import Resolver
 from integrations.email.message import wire_address
+from integrations.store.book import Book
 from integrations.store.database import Database
 
 DATABASE_TIMEOUT_S = 3.0
@@ -51,6 +53,7 @@ class Line(StrEnum):
     WORK_DEAD = "work.dead"
     WORK_DOUBT = "work.doubt"
     WORK_PAUSED = "work.paused"
+    WORK_AUTOMATIONS = "work.automations"
     VOLUME = "volume"
     VOLUME_GMAIL = "volume.gmail"
     VOLUME_COMPLAINTS = "volume.complaints"
@@ -160,6 +163,20 @@ class Subject:
             yield database
         finally:
             database.close()
+
+    def book(self, database: Database) -> Book | None:
+        """None while the settings or the file have mistakes."""
+        if self.checked is None:
+            return None
+        return Book(database, self.checked.file.only_to_look(), self.checked.renderer.names())
+
+    def automations(self) -> Automations:
+        """What counts; while the database cannot say, what the file says. Not without `checked`."""
+        assert self.checked is not None  # noqa: S101 (whoever asks has looked)
+        with contextlib.suppress(ConfigError, JournalUnavailableError), self.database() as database:
+            if book := self.book(database):
+                return book.current()
+        return self.checked.automations
 
 
 def _domain(sender: str) -> str:

@@ -43,19 +43,20 @@ def check_settings(subject: Subject) -> Iterator[Finding]:
         )
     if subject.checked is None:
         return
-    automations, letters = subject.checked.automations.automations, subject.checked.renderer.names()
+    found, letters = subject.automations(), subject.checked.renderer.names()
     yield ok(
         Line.SETTINGS,
-        f"no mistake in the settings, {len(automations)} automations and {len(letters)} letters",
+        f"no mistake in the settings, {len(found.automations)} automations and {len(letters)} letters",
     )
-    yield judge_letters(subject.checked.automations, subject.settings)
+    yield judge_letters(found, subject.settings)
 
 
 def judge_letters(automations: Automations, settings: Settings) -> Finding:
     line = Line.SETTINGS_LETTERS
-    if not any(automation.email for automation in automations.automations):
-        return warning(line, "no automation sends a letter", "add one to AUTOMATIONS_FILE")
-    promotional = [one.name for one in automations.automations if one.purpose is Purpose.PROMOTIONAL]
+    at_work = [one for one in automations.automations if one.enabled]
+    if not any(automation.email for automation in at_work):
+        return warning(line, "no automation sends a letter", "add one to AUTOMATIONS_FILE, or switch one on")
+    promotional = [one.name for one in at_work if one.purpose is Purpose.PROMOTIONAL]
     if promotional and not settings.email_postal_address:
         return warning(
             line,
@@ -405,6 +406,22 @@ def check_work(subject: Subject) -> Iterator[Finding]:
         paused = tx.execute(sa.select(senders).where(senders.c.paused_until > tx.now)).all()
         quiet = _count(tx, watches, watches.c.quiet_at.is_not(None))
     yield from judge_work(overdue, dead, doubt, [(row.domain, row.reason or "") for row in paused], quiet)
+    with subject.database() as database:
+        if book := subject.book(database):
+            yield judge_automations(book.number(), book.trouble(), locked=book.locked)
+
+
+def judge_automations(number: int, trouble: str, *, locked: bool) -> Finding:
+    """`number`: of the version that counts; `trouble`: why it is not the newest one."""
+    line = Line.WORK_AUTOMATIONS
+    if trouble:
+        fix = "mend it in the console, or `usher automations rollback`; meanwhile an earlier version goes on"
+        return failed(line, trouble, fix)
+    if locked:
+        return ok(line, "the file of each process alone counts (AUTOMATIONS_LOCKED)")
+    return ok(
+        line, f"version {number} counts" if number else "the file counts; no version is written down yet"
+    )
 
 
 def judge_work(

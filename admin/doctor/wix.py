@@ -115,7 +115,7 @@ def check_wix(subject: Subject) -> Iterator[Finding]:
         yield not_checked(Line.WIX_TOKEN, "WIX_APP_ID or WIX_APP_SECRET is not set")
         return
     needs_answers = subject.checked is not None and any(
-        automation.answers for automation in subject.checked.automations.automations
+        automation.answers for automation in subject.automations().automations
     )
     with contextlib.closing(open_redis(subject.settings.redis)) as redis:
         opened = Caller(

@@ -9,7 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from admin.recovery import shape
+from core.community import Question, Rule
 from core.jobs import Counts
+from core.rollout import Diff, Entry, alike, diff
 from integrations.store.jobs import Item, Jobs
 from integrations.store.ledger import Ledger
 
@@ -64,19 +66,44 @@ def describe_item(item: Item) -> dict[str, Any]:
     return found | {name: value for name, value in optional.items() if value is not None}
 
 
-COLUMNS = ("row", "member", "group", "state", "reason", "sent_at")
+def changes_of(row: sa.Row[Any], items: Sequence[Item]) -> list[tuple[Diff, list[str]]]:
+    """What a rollout would change, or has changed, with the names of the groups in which it is the same."""
+    kind = Rule if row.kind == "rules_rollout" else Question
+
+    def read(item: Item, name: str) -> list[Entry]:
+        return [kind(**entry) for entry in item.data[name]]
+
+    return alike(
+        (item.data["name"], diff(read(item, "before"), read(item, "after")))
+        for item in items
+        if "before" in item.data
+    )
+
+
+COLUMNS = ("row", "member", "group", "state", "reason", "sent_at", "group_name")
 
 
 def rows_of(job: str, ledger: Ledger, jobs: Jobs) -> Iterator[Sequence[Sequence[object]]]:
-    """Everybody a job is about, COLUMNS, some hundreds at once: its letters, then its rows. Each letter that there was
-    at the beginning is there once, as it was when it was read."""
+    """Everybody a job is about, COLUMNS, some hundreds at once: its letters, then its rows, those of a rollout with the
+    names of its groups. Each letter that there was at the beginning is there once, as it was when it was read."""
     letters = ledger.ids_of_job(job)
     for place in range(0, len(letters), ROWS_AT_ONCE):
         yield [
-            ("", row.member, row.group_id, row.state, row.reason, row.sent_at and row.sent_at.isoformat())
+            (
+                "",
+                row.member,
+                row.group_id,
+                row.state,
+                row.reason,
+                row.sent_at and row.sent_at.isoformat(),
+                None,
+            )
             for row in ledger.by_ids(letters[place : place + ROWS_AT_ONCE])
         ]
     number = -1
     while items := jobs.items(job, after=number, limit=ROWS_AT_ONCE):
         number = items[-1].number
-        yield [(item.number, item.member, item.group, item.state, item.reason, None) for item in items]
+        yield [
+            (item.number, item.member, item.group, item.state, item.reason, None, item.data.get("name"))
+            for item in items
+        ]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from admin.jobs.described import expected_end
+from admin.jobs.described import changes_of, expected_end
 from admin.jobs.report import show_report
 from admin.recovery import Columns, Desk, one_line, show_table, spell_time
-from core.community import Question, Rule
 from core.jobs import FINAL, Counts
 from core.letters import MAILINGS
-from core.rollout import diff
 from integrations.store.jobs import Jobs
 
 if TYPE_CHECKING:
@@ -182,7 +179,8 @@ def _group_numbers(row: Row, out: TextIO, added: str) -> None:
         "Row": lambda trouble: trouble["row"],
         "To fix": lambda trouble: trouble["reason"],
         "Candidates": lambda trouble: "; ".join(
-            f"{each['contact'] or each['member']} {each['address']}".strip() for each in trouble["candidates"]
+            " ".join(filter(None, (each["contact"] or each["member"], each["address"], each.get("since"))))
+            for each in trouble["candidates"]
         ),
     }
     show_table(result["to_fix"], columns, out=out)
@@ -194,22 +192,18 @@ def _coming(row: Row) -> int:
 
 def _preview_rollout(desk: Desk, row: Row, counts: Counts, out: TextIO) -> None:
     """Groups in which the same would change stand together."""
-    kind = Rule if row.kind == "rules_rollout" else Question
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for item in Jobs(desk.database).items(row.id, state="planned", limit=None):
-        before, after = ([kind(**entry) for entry in item.data[name]] for name in ("before", "after"))
-        groups[diff(before, after).lines].append(one_line(item.data["name"]))
+    groups = changes_of(row, Jobs(desk.database).items(row.id, state="planned", limit=None))
     equal = f", {counts.skipped} would be left as they are" if counts.skipped else ""
     failed = f", {counts.failed} could not be read" if counts.failed else ""
     print(f"{_of(counts.waiting, 'group')} would change{equal}{failed}.", file=out)
     _show_reasons(counts, out)
-    for lines, names in list(groups.items())[:_MOST_CHANGES]:
+    for found, names in groups[:_MOST_CHANGES]:
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-        print(f"  {', '.join(names[:_MOST_NAMES])}{more}:", file=out)
-        for line in lines[:_MOST_LINES]:
+        print(f"  {', '.join(map(one_line, names[:_MOST_NAMES]))}{more}:", file=out)
+        for line in found.lines[:_MOST_LINES]:
             print(f"    {one_line(line)[:_LONGEST_LINE]}", file=out)
-        if len(lines) > _MOST_LINES:
-            print(f"    … and {_of(len(lines) - _MOST_LINES, 'more change')}.", file=out)
+        if len(found.lines) > _MOST_LINES:
+            print(f"    … and {_of(len(found.lines) - _MOST_LINES, 'more change')}.", file=out)
     if len(groups) > _MOST_CHANGES:
         print(f"  … and {_of(len(groups) - _MOST_CHANGES, 'other set')} of changes.", file=out)
     for warning in row.result.get("warnings", []):

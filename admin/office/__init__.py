@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from admin.office.directory import Names
+from admin.office.pending import PendingRequests
 from core.automations import Automations
-from core.consent import Purpose
+from core.consent import Purpose, Sender
 from core.ports import WixPort
 from integrations.email.render import Renderer
 from integrations.email.unsubscribe import AddressHashes
 from integrations.store.audit import Audit
+from integrations.store.book import Book
 from integrations.store.database import Database
 from integrations.store.jobs import Jobs
 from integrations.store.journal import Journal
@@ -63,18 +66,24 @@ class Office:
     audit: Audit
     ring: Callable[[], None]
     wix: WixPort
-    automations: Callable[[], Automations]
-    """As they are now."""
+    names: Names
+    pending: PendingRequests
+    book: Book
     renderer: Renderer
     hashes: AddressHashes = field(repr=False)
     trial: Trial | None
     """None: nothing can be sent from here."""
     calls_per_minute: float = 180.0
+    sender: Sender = field(default_factory=lambda: Sender(has_postal_address=False))
 
     @property
     def letters(self) -> frozenset[str]:
         """Names of the templates there are."""
         return self.renderer.names()
+
+    def automations(self) -> Automations:
+        """As they are now."""
+        return self.book.current()
 
     def now(self) -> datetime:
         """The database's time."""
@@ -89,11 +98,12 @@ class Office:
         ring: Callable[[], None],
         *,
         wix: WixPort,
-        automations: Callable[[], Automations],
+        book: Book,
         renderer: Renderer,
         hashes: AddressHashes,
         trial: Trial | None = None,
         calls_per_minute: float = 180.0,
+        sender: Sender = Sender(has_postal_address=False),  # noqa: B008 (a value)
     ) -> Office:
         return cls(
             database=database,
@@ -108,11 +118,14 @@ class Office:
             audit=Audit(database),
             ring=ring,
             wix=wix,
-            automations=automations,
+            names=Names(wix),
+            pending=PendingRequests(wix),
+            book=book,
             renderer=renderer,
             hashes=hashes,
             trial=trial,
             calls_per_minute=calls_per_minute,
+            sender=sender,
         )
 
     @classmethod
@@ -125,8 +138,9 @@ class Office:
             services.journal,
             ring,
             wix=services.wix,
-            automations=lambda: services.automations,
+            book=services.book,
             renderer=services.renderer,
             hashes=services.hashes,
             calls_per_minute=services.calls_per_minute,
+            sender=services.sender,
         )

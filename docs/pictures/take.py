@@ -1,14 +1,17 @@
-"""Takes the pictures of docs/templates.md, to look at after every change of a letter or the layout.
+"""Takes the pictures of docs/templates.md and docs/console.md, to look at after every change of what they show.
 
     .venv/bin/python docs/pictures/take.py [LETTER …]
+    .venv/bin/python docs/pictures/take.py console
 
 For each letter, all of them by default, two PNGs appear beside this file, one in light and one in dark: as a phone
-(390 px) and a desktop (800 px) show it, in English above and in Hebrew below. Needs Chromium.
+(390 px) and a desktop (800 px) show it, in English above and in Hebrew below. The console's are of the community that
+its tests live in. Needs Chromium.
 """
 
 from __future__ import annotations
 
 import html
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,8 +20,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+from admin.demo.stage import set_up  # noqa: E402
 from core.consent import Purpose  # noqa: E402
 from integrations.email.render import SAMPLES, Renderer  # noqa: E402
+from tests.browser import window  # noqa: E402
+from tests.browser.community import furnish  # noqa: E402
 
 LANGUAGES = ("en", "he")
 WIDTHS = (390, 800)
@@ -27,7 +33,33 @@ GAP = 24
 PREFERS = {"dark": 0, "light": 1}  # as Blink counts
 
 
+CONSOLE = (
+    ("today", "desktop", "/", ""),
+    ("today", "dark", "/", ""),
+    ("today", "phone", "/", ""),
+    ("today", "hebrew", "/", ""),
+    ("today", "frame", "/", ""),
+    ("requests", "desktop", "/requests", ""),
+    ("requests", "phone", "/requests", ""),
+    ("automations", "desktop", "/automations", ""),
+    ("automations", "hebrew", "/automations", ""),
+    ("automation", "desktop", "/automations", "main a[href$=yoga-offer]"),
+    ("write", "phone", "/write", ""),
+    ("job", "desktop", "/jobs", "main a:has-text('Trail Runners')"),
+    ("job", "dark", "/jobs", "main a:has-text('Trail Runners')"),
+    ("person", "desktop", "/requests?waits=flagged", "main a[href*='/people/']"),
+    ("groups", "desktop", "/groups", ""),
+    ("report", "dark", "/groups/report", ""),
+    ("doubt", "desktop", "/workshop/doubt", ""),
+    ("workshop", "phone", "/workshop", ""),
+)
+"""Name, kind of window, page, and the link on it to follow."""
+
+
 def main(names: list[str]) -> None:
+    if names == ["console"]:
+        take_console()
+        return
     letters = Renderer(HERE.parents[1] / "templates" / "email")
     with tempfile.TemporaryDirectory() as folder:
         for name in names or sorted(letters.names()):
@@ -37,6 +69,20 @@ def main(names: list[str]) -> None:
             sheet.write_text(sheet_of(pages), encoding="utf-8")
             for scheme, number in PREFERS.items():
                 take(sheet, HERE / f"{name}-{scheme}.png", number, Path(folder, "profile"))
+
+
+def take_console() -> None:
+    os.environ["USHER_PICTURES"] = str(HERE)
+    with set_up() as stage, window.chromium() as browser:
+        furnish(stage)
+        owner = window.log_in(stage, browser)
+        for name, kind, path, link in CONSOLE:
+            with window.open_window(stage, browser, kind, owner if kind != "frame" else None) as opened:
+                opened.go(path)
+                if link:
+                    opened.inside.locator(link).first.click()
+                    opened.page.wait_for_load_state("networkidle")
+                opened.look(f"console-{name}", whole=False)
 
 
 def sheet_of(pages: list[str]) -> str:

@@ -39,7 +39,7 @@ from typing import Any
 
 import jinja2
 import mjml
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -182,6 +182,7 @@ class Renderer:
             "in_words": _in_words,
         }
         self._letters: dict[str, _Letter] = {}
+        self._values: dict[str, tuple[str, ...]] = {}
         self.words: dict[str, Mapping[str, Any]] = {}
         """What the layout says itself, by language."""
         mistakes = self._read_words()
@@ -211,6 +212,25 @@ class Renderer:
         letter = self._letters[name]
         tags = (letter.language, *sorted(letter.variants.keys() - {letter.language}))
         return {tag: _folder_of(letter.variants[tag]) for tag in tags}
+
+    def values_of(self, name: str) -> tuple[str, ...]:
+        """Names of what a letter can be filled with beside what the worker knows, from all its languages, sorted."""
+        if name not in self._values:
+            known = {*SAMPLES, "purpose", "language", "words", *self._environment.globals}
+            waiting = [
+                f"{template.name}" for files in self._letters[name].variants.values() for template in files
+            ]
+            seen: set[str] = set()
+            found: set[str] = set()
+            while waiting:
+                file = waiting.pop()
+                if file not in seen:
+                    seen.add(file)
+                    parsed = self._environment.parse((self._directory / file).read_text(encoding="utf-8"))
+                    found |= meta.find_undeclared_variables(parsed)
+                    waiting += filter(None, meta.find_referenced_templates(parsed))
+            self._values[name] = tuple(sorted(found - known))
+        return self._values[name]
 
     def render(
         self,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,6 +42,12 @@ class Audit:
             where.append(audit.c.site.is_not(None))
         with self._database.read() as tx:
             return page(tx, audit, audit.c.at, where, limit=limit, after=after)
+
+    def count(self, who: str, action: str, within: timedelta) -> int:
+        """How often somebody did this lately."""
+        with self._database.read() as tx:
+            lately = (audit.c.at > tx.now - within, audit.c.who == who, audit.c.action == action)
+            return tx.connection.scalar(sa.select(sa.func.count()).where(*lately)) or 0
 
 
 def note(

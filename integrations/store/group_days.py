@@ -95,6 +95,70 @@ class GroupDays:
             losses = _losses(tx, site, sorted(sizes))
         return days, {span: Past(since, sizes[since], losses[since]) for span, since in bases.items()}
 
+    def sizes(self, site: SiteId, group: GroupId, days: int) -> list[tuple[date, int]]:
+        """How many members the group had, day by day over so many, as far as it was read and Wix said so."""
+        with self._database.read() as tx:
+            query = (
+                sa.select(group_days.c.day, group_days.c.members)
+                .where(
+                    group_days.c.site == site,
+                    group_days.c.group_id == group,
+                    group_days.c.day >= tx.now.date() - timedelta(days=days),
+                    group_days.c.members.is_not(None),
+                )
+                .order_by(group_days.c.day)
+            )
+            return [(row.day, row.members) for row in tx.execute(query)]
+
+    def sizes_since(self, site: SiteId, days: int) -> tuple[date, dict[GroupId, int]] | None:
+        """The first day that was read within so many days before today, and the size of each group on it."""
+        with self._database.read() as tx:
+            today = tx.now.date()
+            within = (
+                group_days.c.site == site,
+                group_days.c.day >= today - timedelta(days=days),
+                group_days.c.day < today,
+            )
+            since = tx.connection.scalar(sa.select(sa.func.min(group_days.c.day)).where(*within))
+            return (since, _sizes(tx, site, since)) if since else None
+
+    def deleted(self, site: SiteId) -> frozenset[GroupId]:
+        """Groups that Wix may still list."""
+        query = sa.select(group_days.c.group_id).where(*_on(site, DELETED))
+        with self._database.read() as tx:
+            return frozenset(GroupId(group) for group in tx.connection.scalars(query))
+
+    def letters_to_groups(self, site: SiteId, days: int) -> dict[GroupId, int]:
+        """How many letters of the last days went out to members of each group."""
+        number = sa.func.count().label("number")
+        with self._database.read() as tx:
+            query = (
+                sa.select(messages.c.group_id, number)
+                .where(
+                    messages.c.site == site,
+                    messages.c.created_at >= tx.now - timedelta(days=days),
+                    messages.c.state.in_(("sent", "bounced")),
+                )
+                .group_by(messages.c.group_id)
+            )
+            return {GroupId(row.group_id): row.number for row in tx.execute(query)}
+
+    def letters_of_group(self, site: SiteId, group: GroupId, days: int) -> list[tuple[str, str | None, int]]:
+        """State, reason and number of the group's letters of the last days, the most first; reasons only of those that
+        did not go out. What nobody confirmed yet is no letter."""
+        why = sa.case((messages.c.state.in_(("skipped", "failed", "in_doubt")), messages.c.reason)).label(
+            "why"
+        )
+        number = sa.func.count().label("number")
+        with self._database.read() as tx:
+            query = (
+                sa.select(messages.c.state, why, number)
+                .where(*_letters_since(site, tx.now - timedelta(days=days)), messages.c.group_id == group)
+                .group_by(messages.c.state, why.name)
+                .order_by(number.desc(), messages.c.state)
+            )
+            return [(row.state, row.why, row.number) for row in tx.execute(query)]
+
     def letters(self, site: SiteId) -> tuple[list[Letters], Letters, int]:
         """What became of the letters of the last FUNNEL_DAYS: those with the most readers, the sum of all, and how
         many letters are in the sum alone. What nobody confirmed yet is no letter."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -379,6 +379,7 @@ class Ledger:
         group: str | None = None,
         automation: str | None = None,
         state: str | None = None,
+        reason: str | None = None,
         reach: Reach = EVERYTHING,
         limit: int | None = 100,
         after: tuple[datetime, str] | None = None,
@@ -392,6 +393,7 @@ class Ledger:
             "group_id": group,
             "automation": automation,
             "state": state,
+            "reason": reason,
         }
         where = [*equals(messages, wanted), *reach.within(messages.c.site, messages.c.group_id)]
         with self._database.read() as tx:
@@ -490,7 +492,7 @@ def suppression_reason(
         sa.select(suppressions.c.reason)
         .where(
             suppressions.c.site == site,
-            suppressions.c.subject.in_(suppression_subjects(member, address_hashes)),
+            suppressions.c.subject.in_(all_subjects(member, address_hashes)),
             suppressions.c.scope.in_(scopes),
             suppressions.c.cause != "full",
             stands(tx),
@@ -505,9 +507,20 @@ def stands(tx: Transaction) -> sa.ColumnElement[bool]:
     return sa.or_(suppressions.c.expires_at.is_(None), suppressions.c.expires_at > tx.now)
 
 
-def suppression_subjects(member: MemberId, address_hashes: Sequence[str | None]) -> list[str]:
-    """Under which names a person may be suppressed."""
+def suppression_subjects(member: MemberId, address_hashes: Iterable[str | None]) -> list[str]:
+    """Under which names a person is suppressed by what they said, or by what came back of their letters."""
     return [f"member:{member}", *(f"address:{known}" for known in address_hashes if known)]
+
+
+def admins_subjects(member: MemberId, address_hashes: Iterable[str | None]) -> list[str]:
+    """Under which names a person is suppressed by an admin: so the one never takes the other's place, and to lift the
+    admin's frees nobody who said stop themselves."""
+    return [f"admin:{subject}" for subject in suppression_subjects(member, address_hashes)]
+
+
+def all_subjects(member: MemberId, address_hashes: Iterable[str | None]) -> list[str]:
+    known = list(address_hashes)
+    return suppression_subjects(member, known) + admins_subjects(member, known)
 
 
 def _promotional_since(

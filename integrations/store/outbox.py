@@ -1,6 +1,7 @@
 """What we owe Wix: decisions on requests and opt-outs, kept until Wix has them.
 
-`planned → done | failed | void`; a `flagged` row waits for a person and asks nothing of Wix.
+`planned → done | failed | void`; a `flagged` row waits for a person and asks nothing of Wix. What a person decided
+(integrations.store.requests) may also be `undone`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class OwedCall:
     group: GroupId
     member: MemberId
     attempts: int
+    who: str | None
+    """The person who decided it, if one did."""
     text: str = field(repr=False)
     row: sa.Row[Any] = field(repr=False)
 
@@ -62,6 +65,7 @@ class Outbox:
                 group=GroupId(row.group_id),
                 member=MemberId(row.member),
                 attempts=row.attempts,
+                who=row.who,
                 text=row.text,
                 row=row,
             )
@@ -90,9 +94,15 @@ class Outbox:
             give_back(tx, outbox, [item.row for item in claimed])
 
     def let_go(self) -> None:
-        """This process ends in the middle of its work."""
+        """This process ends in the middle of its work. Wix may have been asked, so the attempt counts."""
         with self._database.begin() as tx:
-            let_go(tx, outbox, outbox.c.state.in_(_WAITING), lease=self._hand.lease)
+            let_go(
+                tx,
+                outbox,
+                outbox.c.state.in_(_WAITING),
+                lease=self._hand.lease,
+                attempts=outbox.c.attempts + 1,
+            )
 
     def renew(self) -> None:
         """Keep what this process holds."""
@@ -131,6 +141,7 @@ def owe_calls(
             "attempts": 0,
             "crashes": 0,
             "lease": None,
+            "who": None,
             "finished_at": None,
         }
         insert = tx.insert(outbox).values(

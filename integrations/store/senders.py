@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from core.pacing import FIRST_REST, TRIP_AFTER, Pause, pause_length
+from integrations.store.audit import note
 from integrations.store.database import Database, Transaction
 from integrations.store.tables import senders
 
@@ -140,12 +141,14 @@ class Senders:
                     .values(paused_until=tx.now)
                 )
 
-    def resume(self, domain: str = "") -> bool:
-        """By hand: no pause and no failures. False when there was neither."""
+    def resume(self, domain: str = "", *, who: str = "") -> bool:
+        """By hand: no pause and no failures. False when there was neither. `who` gets a line in the audit log."""
         with self._database.begin() as tx:
             found = self._forget(
                 tx, domain, sa.or_(senders.c.paused_until.is_not(None), senders.c.failures > 0)
             )
+            if found and who:
+                note(tx, who, "sender.resume", f"readers at {domain or '*'}")
         if found:
             log.info("sender.resumed", extra={"domain": domain, "reason": "by hand"})
         return found

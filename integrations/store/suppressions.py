@@ -17,7 +17,7 @@ from core.letters import StopLetters, WixCall
 from core.subscriptions import BOUNCED_AT_WIX, UNSUBSCRIBED_AT_WIX, AddressNews, is_answered
 from integrations.store.database import Database, Transaction
 from integrations.store.jobs import forget_listed
-from integrations.store.ledger import stands, stop_letters, suppression_subjects
+from integrations.store.ledger import all_subjects, stands, stop_letters, suppression_subjects
 from integrations.store.outbox import owe_calls
 from integrations.store.tables import events, messages, outbox, suppressions
 
@@ -64,9 +64,13 @@ class Suppressions:
         owners: dict[str, list[MemberId]] = {}
         newest: dict[str, str] = {}
         for member, hashes in people.items():
-            for subject in suppression_subjects(member, hashes):
+            for subject in all_subjects(member, hashes):
                 owners.setdefault(subject, []).append(member)
-            newest |= {f"address:{former}": f"address:{hashes[0]}" for former in hashes[1:]}
+            newest |= {
+                f"{whose}address:{former}": f"{whose}address:{hashes[0]}"
+                for former in hashes[1:]
+                for whose in ("", "admin:")
+            }
         found: dict[MemberId, tuple[Suppression, ...]] = {}
         with self._database.read() as tx:
             rows = list(
@@ -103,7 +107,9 @@ class Suppressions:
             found = tx.execute(
                 sa.select(suppressions.c.site)
                 .where(
-                    suppressions.c.subject.in_([f"address:{known}" for known in address_hashes]),
+                    suppressions.c.subject.in_(
+                        [f"{whose}address:{known}" for known in address_hashes for whose in ("", "admin:")]
+                    ),
                     suppressions.c.scope == "all",
                     stands(tx),
                 )

@@ -141,10 +141,7 @@ class Tokens:
             row.id,
             f"token {row.name}",
             Role(row.role),
-            Reach(
-                None if ALL_SITES in row.sites else frozenset(row.sites),
-                frozenset(row.groups) if row.role == Role.GROUP_ADMIN else None,
-            ),
+            reach_of(row),
             row.expires_at,
         )
 
@@ -154,6 +151,14 @@ class Tokens:
                 tx.execute(sa.update(api_tokens).where(api_tokens.c.id == id).values(last_used_at=tx.now))
         except JournalUnavailableError:  # not worth refusing anybody
             log.warning("token.use_not_noted", extra={"token_id": id})
+
+
+def reach_of(row: sa.Row[Any]) -> Reach:
+    """Of a token or a user, by `role`, `sites` and `groups`."""
+    return Reach(
+        None if ALL_SITES in row.sites else frozenset(row.sites),
+        frozenset(row.groups) if row.role == Role.GROUP_ADMIN else None,
+    )
 
 
 def _digest(token: str) -> str:

@@ -604,6 +604,7 @@ def read_people_of_search(body: Mapping[str, Any]) -> tuple[Page[str, Person], s
                 last_name=person.last_name,
                 contact=contact,
                 private=_PRIVATE.get(_text(profile.get("privacyStatus"))),
+                since=parse_time(row.get("createdDate")),
             ),
         )
 
@@ -773,6 +774,7 @@ def _member(row: dict[str, Any]) -> Member | None:
         last_name=_text(contact.get("lastName")),
         contact=contact_id if _is_id(contact_id) else "",
         private=_PRIVATE.get(_text(row.get("privacyStatus"))),
+        since=parse_time(row.get("createdDate")),
     )
 
 

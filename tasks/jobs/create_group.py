@@ -98,6 +98,7 @@ def _listed(row: int, given: Mapping[str, Any]) -> Listed | Outcome:
 def _item(outcome: Outcome) -> Item:
     candidates = [
         {"member": each.member, "contact": each.contact, "address": each.address}
+        | ({"since": each.since.date().isoformat()} if each.since else {})
         for each in outcome.candidates
     ]
     return Item(

@@ -19,8 +19,10 @@ from admin.api import OPERATIONS, Limiter, admin_api
 from admin.api.description import describe_api
 from integrations.store.database import Database
 from integrations.store.jobs import Jobs
+from integrations.store.requests import Decision, Requests
 from integrations.store.tokens import Role, Tokens
-from tests.house import SITE, Clock, a_house, an_event
+from integrations.store.users import Users
+from tests.house import ANN, RUNNERS, SITE, Clock, a_house, an_event
 from tests.test_admin_api import TOKEN, an_office
 
 
@@ -54,7 +56,13 @@ def _stage(tmp_path_factory: pytest.TempPathFactory, empty_sqlite: Path) -> Iter
     _, token = Tokens(database).create("to-be-revoked", Role.READER, sites=["*"], who="a test")
     job, _ = Jobs(database).create(SITE, "groups_report", {}, who="a test", state="running")
     [letter, *_] = house.services.ledger.letters()
-    STAGE.ids = {"events": "e1", "messages": letter.id, "tokens": token.id, "jobs": job.id}
+    STAGE.ids = {"events": "e1", "messages": letter.id, "tokens": token.id, "jobs": job.id, "people": ANN}
+    [decision], _ = Requests(database).decide(SITE, [Decision("d", "approve", RUNNERS, ANN)], who="a test")
+    STAGE.ids["requests"] = decision.id
+    STAGE.ids["letters"] = "welcome"
+    new = {"role": Role.READER, "sites": [SITE], "groups": [], "who": "a test"}
+    STAGE.ids["users"] = Users(database).create("anna@example.com", "anna", **new)[1].id
+    STAGE.ids["automations"] = "1"
     STAGE.app = Starlette(
         routes=[admin_api(TOKEN, an_office(database), Limiter(requests=10**6, failures=10**6))]
     )
@@ -71,7 +79,39 @@ schema = schemathesis.openapi.from_dict(
                 {  # Words to look for, lists of people and names of letters mean more than a schema can tell.
                     "include-name": "POST /v1/jobs",
                     "checks": {"positive_data_acceptance": {"expected-statuses": [202, 422]}},
-                }
+                },
+                {
+                    "include-name": "POST /v1/automations",
+                    "checks": {"positive_data_acceptance": {"expected-statuses": [200, 409, 422]}},
+                },
+                {
+                    "include-name": "POST /v1/automations/edit",
+                    "checks": {"positive_data_acceptance": {"expected-statuses": [200, 404, 409, 422]}},
+                },
+                {
+                    "include-name": "POST /v1/automations/versions/{id}/roll-back",
+                    "checks": {"positive_data_acceptance": {"expected-statuses": [200, 409]}},
+                },
+                {
+                    "include-name": "POST /v1/requests/decide",
+                    "checks": {"positive_data_acceptance": {"expected-statuses": [200, 404, 409, 422]}},
+                },
+                {
+                    "include-name": "POST /v1/requests/back-test",
+                    "checks": {"positive_data_acceptance": {"expected-statuses": [200, 404, 422]}},
+                },
+                {
+                    "include-name": "POST /v1/letters/{id}/preview",
+                    "checks": {"positive_data_acceptance": {"expected-statuses": [200, 404]}},
+                },
+                {
+                    "include-name": "POST /v1/letters/{id}/test",
+                    "checks": {"positive_data_acceptance": {"expected-statuses": [200, 404, 409, 422]}},
+                },
+                {
+                    "include-name": "POST /v1/people/find",
+                    "checks": {"positive_data_acceptance": {"expected-statuses": [200, 422]}},
+                },
             ],
         }
     ),
@@ -96,3 +136,5 @@ def play_fair(case: Any) -> None:
         case.headers["Idempotency-Key"] = f"key-{next(fresh)}"
     if case.path_parameters:
         case.path_parameters["id"] = STAGE.ids[case.path.split("/")[2]]
+    if isinstance(case.body, dict) and "confirm" in case.body:  # the id once more, so that nobody errs
+        case.body["confirm"] = case.path_parameters["id"]

@@ -469,7 +469,7 @@ def test_rows_of_a_job_come_in_pages_and_as_csv_without_formulas(
     answer = desk.ask(TOKEN, "GET", f"/api/v1/jobs/{id_}/rows.csv")
     header, *rows = csv.reader(io.StringIO(answer.text))
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
-    assert header == ["row", "member", "group", "state", "reason", "sent_at"]
+    assert header == ["row", "member", "group", "state", "reason", "sent_at", "group_name"]
     assert [row[4] for row in rows] == [f"'{reason}" for reason in reasons[:7]] + [reasons[7], ""]
 
 

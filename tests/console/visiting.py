@@ -85,7 +85,12 @@ def a_visitor(
     def middle(inner: ASGIApp) -> ASGIApp:
         async def ask(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "http":
-                scope["state"] = {**scope.get("state", {}), "holder": holder, "session": session}
+                scope["state"] = {
+                    **scope.get("state", {}),
+                    "holder": holder,
+                    "session": session,
+                    "secure": False,
+                }
             await inner(scope, receive, send)
 
         return ask

@@ -1184,3 +1184,38 @@ def test_any_text_is_read_or_refused_with_lines(text):
         assert what.endswith(")")
         assert what.isprintable()
         assert len(what) < 500
+
+
+def test_what_is_switched_off_listens_to_nothing_and_its_steps_neither():
+    text = dedent("""\
+        [[automation]]
+        name = "a"
+        enabled = false
+        on = ["member_added"]
+        purpose = "onboarding"
+        email = "welcome"
+        [[automation.then]]
+        name = "later"
+        email = "welcome"
+        after = "1d"
+        """)
+    automations = parse_automations(text)
+    assert [one.enabled for one in automations.automations] == [False, False]
+    assert applicable(automations, "member_added", SITE, GROUP) == []
+    on = parse_automations(text.replace("enabled = false\n", ""))
+    assert len(applicable(on, "member_added", SITE, GROUP)) == 2
+
+
+def test_switched_off_reports_and_follows_are_for_no_site():
+    text = (
+        '[[report]]\nname = "r"\nevery = "day"\nto = ["a@example.com"]\nenabled = {0}\n'
+        '[[follow]]\nrules_of = "A"\nenabled = {0}\n'
+    )
+    for said, wanted in (("true", True), ("false", False)):
+        found = parse_automations(text.format(said))
+        assert [found.reports[0].is_for(SITE), found.follows[0].is_for(SITE)] == [wanted, wanted]
+
+
+def test_enabled_is_true_or_false_and_nothing_else():
+    with pytest.raises(ConfigError, match=r"automation\.enabled: must be true or false"):
+        parse_automations('[[automation]]\nname = "a"\nenabled = "no"\n')

@@ -253,3 +253,33 @@ def test_a_term_is_met_between_spaces_wherever_it_can_be_looked_for(before, afte
         assert met(term, f"{before} {term} {after}")
         assert met(term.casefold(), f"{before} {term} {after}")
         assert met(term, f"{before}, {term.upper()}! {after}") or fold(term) != fold(term.upper())
+
+
+def places(rule, text, question="Why?"):
+    return [(text[place.start : place.end], place.hit.kind) for place in rule.places(Answer(question, text))]
+
+
+def test_a_place_is_where_a_term_stands_in_the_text_as_it_was_written():
+    rule = AnswerRule(
+        any=("yoga", "sun salutation", "pilat*", "瑜伽", "cafe"), none=("no yoga",), question="why"
+    )
+    assert places(rule, "I love Yoga!") == [("Yoga", "any")]
+    assert places(rule, "Sun — SALUTATION & Pilates") == [("Sun — SALUTATION", "any"), ("Pilates", "any")]
+    assert places(rule, "no yoga") == [("no yoga", "none"), ("yoga", "any")]
+    assert places(rule, "我喜欢瑜伽") == [("瑜伽", "any")]
+    assert places(rule, "un cafe\u0301 ﬁne") == [("cafe\u0301", "any")]
+    assert places(rule, "ＹＯＧＡ") == [("ＹＯＧＡ", "any")]
+    assert places(rule, "yogalates") == []
+    assert places(rule, "yoga", question="When?") == []
+    assert places(rule, "") == []
+
+
+@given(anything, st.lists(anything, min_size=1, max_size=4))
+def test_what_stands_at_a_place_is_met_by_itself(text, terms):
+    rule = AnswerRule(any=tuple(terms))
+    found = rule.places(Answer("", text))
+    for place in found:
+        assert 0 <= place.start < place.end <= len(text)
+        assert AnswerRule(any=(place.hit.term,)).match([Answer("", text[place.start : place.end])]).matched
+    if found:
+        assert rule.match([Answer("", text)]).matched

@@ -26,9 +26,11 @@ from core.reconciliation import (
     kinds_wanted,
     needs_more,
     next_since,
+    noticed_request,
     pause_s,
     rearrange,
     see_requests,
+    times_of_request,
     unknown_joins,
     unknown_requests,
     when_asked,
@@ -215,6 +217,67 @@ def test_a_webhook_that_comes_after_the_request_was_found_speaks_of_the_same_req
 
     assert when_asked(told(told_at).event, [Heard(found, read_details(found))]) == asked_at
     assert when_asked(found, [Heard(found, read_details(found)), told(told_at)]) == found.occurred_at
+
+
+def request_at(at: datetime) -> Heard:
+    return told(at, kind=events.JOIN_REQUESTED)
+
+
+@pytest.mark.parametrize(
+    ("asked_at", "heard", "times"),
+    [
+        (NOON, [], []),
+        (NOON, [request_at(later(seconds=3))], [later(seconds=3)]),
+        (NOON, [request_at(ago(seconds=100))], [ago(seconds=100)]),
+        (NOON, [request_at(ago(days=3))], []),
+        (NOON, [request_at(ago(days=3)), request_at(NOON)], [NOON]),
+        (None, [request_at(ago(days=3)), request_at(NOON)], [NOON]),
+        (None, [request_at(ago(days=3)), told(ago(days=2), kind=events.JOIN_REJECTED)], []),
+        (None, [told(ago(days=2), kind=events.JOIN_CANCELED), request_at(NOON)], [NOON]),
+    ],
+)
+def test_a_pending_request_is_known_by_the_time_of_the_event_that_is_about_it(
+    asked_at: datetime | None, heard: list[Heard], times: list[datetime]
+):
+    assert list(times_of_request(asked_at, heard)) == times
+
+
+def test_of_a_request_that_was_found_and_told_of_both_times_are_known():
+    found = found_request(WAITING, ANN, Request(NOON, later(minutes=5)))
+
+    times = times_of_request(NOON, [request_at(later(minutes=2)), Heard(found, read_details(found))])
+
+    assert times == (later(minutes=5), later(minutes=2))
+
+
+@pytest.mark.parametrize(
+    ("asked_at", "told_at", "is_same"),
+    [
+        (ago(minutes=5), ago(minutes=5), True),
+        (ago(minutes=5), ago(minutes=9), False),
+        (ago(minutes=5), NOON, False),
+        (None, ago(minutes=5), True),
+        (None, ago(hours=47), True),
+        (None, ago(hours=49), False),
+        (None, later(minutes=2), False),
+    ],
+)
+def test_an_event_that_comes_after_a_person_decided_is_known_to_be_about_that_request(
+    asked_at: datetime | None, told_at: datetime, is_same: bool
+):
+    noticed = noticed_request(SITE, CHOIR, ANN, asked_at, [], NOON)
+    late = request_at(told_at).event
+
+    stands = when_asked(late, [Heard(noticed, read_details(noticed))])
+
+    assert (stands == noticed.occurred_at) is is_same
+
+
+def test_a_request_after_one_that_was_declined_is_not_taken_for_it():
+    declined = told(ago(hours=1), kind=events.JOIN_REJECTED)
+    noticed = noticed_request(SITE, CHOIR, ANN, None, [declined], NOON)
+
+    assert when_asked(request_at(ago(hours=2)).event, [Heard(noticed, read_details(noticed))]) == ago(hours=2)
 
 
 # Groups

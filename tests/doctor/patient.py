@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from admin.doctor.findings import Finding, Subject, Verdict
-from admin.processes import ROOT, TEMPLATES, Checked, read_automations
+from admin.processes import ROOT, TEMPLATES, Checked, read_automations, read_file
 from config.settings import load_settings
 from integrations.dns import Resolver
 from integrations.email.render import Renderer
@@ -39,7 +39,12 @@ def a_subject(folder: Path, *, subject: dict[str, Any] | None = None, **settings
     renderer = Renderer(TEMPLATES)
     given: dict[str, Any] = {
         "settings": found,
-        "checked": Checked(found, read_automations(found.automations_file, renderer.names()), renderer),
+        "checked": Checked(
+            found,
+            read_automations(found.automations_file, renderer.names()),
+            renderer,
+            read_file(found),
+        ),
         "problems": (),
         "dns": NOBODY_ANSWERS,
         "now": lambda: datetime.now(UTC),

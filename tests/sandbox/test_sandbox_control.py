@@ -168,6 +168,7 @@ async def test_settings_are_what_a_client_needs(browser: httpx.AsyncClient, sand
 
     assert list(settings) == [
         "WIX_APP_ID", "WIX_APP_SECRET", "WIX_PUBLIC_KEY", "WIX_API_URL", "WIX_API_KEY", "WIX_SITE_ID", "EMAIL_URL",
+        "DASHBOARD_URL",
     ]  # fmt: skip
     assert settings["WIX_PUBLIC_KEY"].startswith("-----BEGIN PUBLIC KEY-----")
 

@@ -298,7 +298,7 @@ class Office:
             wix=self.wix,
             mail=mail_from_url(url.format(port=server.port)),
             renderer=renderer,
-            automations=parse_automations(automations or every_letter(names), templates=names),
+            held=parse_automations(automations or every_letter(names), templates=names),
             letterhead=Letterhead(
                 sender, postal_address, PUBLIC_URL, UnsubscribeTokens(KEY), self.paths if verp else None
             ),

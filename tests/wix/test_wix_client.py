@@ -108,6 +108,7 @@ BY_EXAMPLE: list[tuple[str, Callable[[WixClient], object], object]] = [
                 last_name="Okafor",
                 contact="a1b2c3d4-0002-4aaa-8bbb-000000000002",
                 private=False,
+                since=datetime(2025, 2, 1, 10, tzinfo=UTC),
             ),
             CHLOE: Member(
                 CHLOE,
@@ -118,6 +119,7 @@ BY_EXAMPLE: list[tuple[str, Callable[[WixClient], object], object]] = [
                 last_name="Martin",
                 contact="a1b2c3d4-0003-4aaa-8bbb-000000000003",
                 private=True,
+                since=datetime(2025, 3, 1, 10, tzinfo=UTC),
             ),
         },
     ),

@@ -137,6 +137,7 @@ def as_a_dictionary(sandbox: Sandbox) -> FakeWix:
             last_name=found.contact.last,
             contact=found.contact.id,
             private=found.privacy == "PRIVATE",
+            since=found.created,
         )
         for found in community.members.values()
     }
@@ -241,6 +242,7 @@ def test_a_person_says_all_that_a_choice_needs(world: World):
         last_name="Martin",
         contact=chloe.contact,
         private=True,
+        since=datetime(2026, 2, 2, 12, tzinfo=UTC),
     )
     assert (ben.emails, ben.phones) == (
         {"ben@example.com", "bens.work@example.com"},

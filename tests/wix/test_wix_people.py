@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -57,8 +58,9 @@ def test_a_phone_is_searched_for_as_in_its_example_and_names_the_member_at_once(
 
     assert body_of(wix.asked_for(SEARCH)[0]) == example("endpoints", "searchContactsV5")["request"]["body"]
     member = Member(
-        BEN, "APPROVED", "ben@example.com", "Ben", "Ben Okafor", "", "Okafor", BENS_CONTACT, False
-    )
+        BEN, "APPROVED", "ben@example.com", "Ben", "Ben Okafor", "", "Okafor", BENS_CONTACT, False,
+        datetime(2025, 2, 1, 10, tzinfo=UTC),
+    )  # fmt: skip
     emails, phones = frozenset({"ben@example.com"}), frozenset({BENS_PHONE})
     assert ben == Person(BENS_CONTACT, member, emails, phones, "Ben", "Okafor")
 

@@ -11,14 +11,14 @@ document.addEventListener("htmx:before:request", (event) => {
 document.addEventListener("change", (event) => {
   const name = event.target.dataset?.all;
   if (!name) return;
-  for (const box of event.target.form.querySelectorAll(`input[type=checkbox][name="${name}"]`)) {
-    box.checked = event.target.checked;
+  for (const box of event.target.form.elements) {
+    if (box.type === "checkbox" && box.name === name) box.checked = event.target.checked;
   }
 });
 
 // A form is sent once, however often its button is pressed.
 document.addEventListener("submit", (event) => {
-  if (event.defaultPrevented) return;
+  if (event.defaultPrevented || event.submitter?.formTarget) return; // what goes into a frame leaves the page as it is
   if (event.target.dataset.sent) return event.preventDefault();
   event.target.dataset.sent = "1";
   window.setTimeout(() => delete event.target.dataset.sent, 4000);

@@ -1,0 +1,85 @@
+"""What became of the automations' letters: counts for each step, and who waits for one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from core.community import SiteId
+from integrations.store.database import Database
+from integrations.store.reach import EVERYTHING, Reach
+from integrations.store.tables import messages
+from integrations.store.work import in_state
+
+COUNTED_OVER = timedelta(days=30)
+_WAITING = ("planned", "deferred", "sending")
+
+
+class Flows:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def counts(self, site: SiteId, reach: Reach = EVERYTHING) -> Mapping[str, Mapping[str, int]]:
+        """Name of an automation or step -> state -> how many letters: those that wait, as "waiting" however old they
+        are, and what became of those planned within COUNTED_OVER."""
+        of_site = [
+            messages.c.site == site,
+            messages.c.automation.is_not(None),
+            *reach.within(messages.c.site, messages.c.group_id),
+        ]
+        found: dict[str, dict[str, int]] = defaultdict(dict)
+        with self._database.read() as tx:
+            waiting = _grouped(sa.literal("waiting"), *of_site, *_waits())
+            ended = _grouped(
+                messages.c.state,
+                *of_site,
+                messages.c.created_at >= tx.now - COUNTED_OVER,
+                messages.c.state.not_in(_WAITING),
+            )
+            for row in tx.execute(sa.union_all(waiting, ended)):
+                found[row.automation][row.state] = row.number
+        return found
+
+    def waiting(
+        self,
+        site: SiteId,
+        names: Sequence[str],
+        *,
+        reach: Reach = EVERYTHING,
+        limit: int = 100,
+        after: tuple[datetime, str] | None = None,
+    ) -> list[sa.Row[Any]]:
+        """Letters of these automations or steps that wait, the next one first. `after`: `next_at` and `id` of the last
+        row seen."""
+        columns = ("id", "automation", "group_id", "member", "state", "reason", "next_at", "created_at")
+        where = [
+            messages.c.site == site,
+            messages.c.automation.in_(names),
+            *reach.within(messages.c.site, messages.c.group_id),
+            *_waits(),
+        ]
+        if after is not None:
+            seen = sa.literal(after[0], messages.c.next_at.type), sa.literal(after[1])
+            where.append(sa.tuple_(messages.c.next_at, messages.c.id) > sa.tuple_(*seen))
+        query = (
+            sa.select(*(messages.c[name] for name in columns))
+            .where(*where)
+            .order_by(messages.c.next_at, messages.c.id)
+            .limit(limit)
+        )
+        with self._database.read() as tx:
+            return list(tx.execute(query))
+
+
+def _waits() -> tuple[sa.ColumnElement[bool], ...]:
+    return in_state(messages, _WAITING), messages.c.job.is_(None)  # as the index has it
+
+
+def _grouped(state: sa.ColumnElement[str], *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    columns = (messages.c.automation, state.label("state"), sa.func.count().label("number"))
+    grouped = sa.select(*columns).where(*where)
+    return grouped.group_by(messages.c.automation, *([state] if state is messages.c.state else []))
