@@ -14,6 +14,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
+from starlette.responses import RedirectResponse
+from starlette.routing import Route
 
 from admin.api import Limiter, admin_api
 from admin.console.app import console
@@ -125,6 +127,7 @@ def create_app(settings: Settings) -> Starlette:
             *inbound,
             *health_routes(_checks(settings, database, celery.connection_for_write), registry),
             admin_api(settings.admin_token.get_secret_value(), office, limiter),
+            Route("/admin", lambda _request: RedirectResponse("/admin/", 308), methods=["GET"]),
             console(console_keys, office, limiter),
         ],
         lifespan=lifespan,

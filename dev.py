@@ -94,10 +94,19 @@ def main(arguments: list[str]) -> None:
         for command in LINT:
             run([str(BIN / command[0]), *command[1:]], env)
     # Many tests wait for leases and restarts, so a small machine runs more of them than it has cores.
-    pytest = [str(PYTHON), "-m", "pytest", "--dist=loadgroup", "-n"]
-    suite = [*pytest, str(max(4, os.cpu_count() or 1)), *rest]
+    pytest, cores = [str(PYTHON), "-m", "pytest"], os.cpu_count() or 1
+    suite = [*pytest, "-n", str(max(4, cores)), "--dist=loadgroup", *rest]
     # The stories of a module share a stage and are told in their order.
-    stories = [*pytest, str(max(2, os.cpu_count() or 1)), "-p", "no:randomly", "tests/browser", *rest]
+    stories = [
+        *pytest,
+        "-n",
+        str(max(2, cores)),
+        "--dist=loadscope",
+        "--no-loadscope-reorder",
+        "-p",
+        "no:randomly",
+    ]
+    stories += ["tests/browser", *rest]
     commands = {
         "test": suite,
         "check": suite,

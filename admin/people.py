@@ -369,7 +369,7 @@ def open_office() -> Iterator[Office]:
             Journal(database, listened=ROUTES),
             lambda: None,
             wix=wix.for_bulk(),
-            book=Book(database, checked.file, checked.renderer.names()),
+            book=Book(database, checked.file.only_to_look(), checked.renderer.names()),
             renderer=checked.renderer,
             hashes=AddressHashes(settings.secret_keys[0], settings.secret_keys[1:]),
         )

@@ -46,10 +46,12 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def guard(checkout: Path, report: str = REPORT, amqp_url: str = "") -> tuple[int, list[str]]:
+def guard(
+    checkout: Path, report: str = REPORT, amqp_url: str = "", reports: tuple[str, ...] = ("junit.xml",)
+) -> tuple[int, list[str]]:
     (checkout / "junit.xml").write_text(report)
     done = subprocess.run(
-        [sys.executable, "-I", checkout / ".ci" / GUARD.name, "junit.xml"],
+        [sys.executable, "-I", checkout / ".ci" / GUARD.name, *reports],
         cwd=checkout,
         env={**os.environ, "TEST_AMQP_URL": amqp_url},
         capture_output=True,
@@ -93,6 +95,14 @@ def test_a_test_skipped_in_every_variant_is_named(checkout: Path) -> None:
     code, said = guard(checkout, REPORT.replace('[2]"/>', '[2]"><skipped/></testcase>'))
 
     assert (code, said[0]) == (1, "tests.core.test_a.test_in_variants was skipped")
+
+
+def test_what_one_run_left_out_may_stand_in_the_report_of_another(checkout: Path) -> None:
+    line = '<testcase classname="tests.core.test_a" name="test_plain"/>'
+    (checkout / "junit-browser.xml").write_text(f"<testsuites><testsuite>{line}</testsuite></testsuites>")
+
+    assert guard(checkout, REPORT.replace(line, ""))[0] == 1
+    assert guard(checkout, REPORT.replace(line, ""), reports=("junit.xml", "junit-browser.xml"))[0] == 0
 
 
 def test_with_a_server_there_is_no_excuse(checkout: Path) -> None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from core.community import MemberId, SiteId
 from integrations.store.database import Database
+from integrations.store.flows import Flows
 from integrations.store.glance import Glance
 from integrations.store.jobs import Jobs
 from integrations.store.journal import Journal
@@ -38,12 +39,18 @@ ASKED: dict[str, tuple[Callable[[Database], object], str, str]] = {
     "the held letters of a job": (
         lambda database: Mailings(database).held("a" * 32, after="", limit=100), "messages", "ix_messages_job",
     ),
+    "who waits for letters of automations": (
+        lambda database: Flows(database).waiting(SITE, ["welcome"]), "messages", "ix_messages_due",
+    ),
+    "what became of letters of automations": (
+        lambda database: Flows(database).counts(SITE), "messages", "ix_messages_",
+    ),
     "claim events": (lambda database: Journal(database, listened=()).claim(10), "events", "ix_events_due"),
     "is an event due": (lambda database: Journal(database, listened=()).any_due(), "events", "ix_events_due"),
     "claim calls": (lambda database: Outbox(database).claim(10), "outbox", "ix_outbox_due"),
     "is a call due": (lambda database: Outbox(database).any_due(), "outbox", "ix_outbox_due"),
     "requests that were heard of": (
-        lambda database: Requests(database).past(SITE, limit=50, after=(NOON, "x")), "events", "ix_events_",
+        lambda database: Requests(database).past(SITE, limit=50, after=(NOON, "x")), "events", "ix_events_asked",
     ),
     "requests of some people": (
         lambda database: Requests(database).heard(SITE, [MemberId("1")]), "events", "ix_events_member",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ import sqlalchemy as sa
 
 from admin.cli import main
 from admin.console.pages import account
+from admin.processes import ROOT
 from core.community import Group, GroupId
 from core.errors import WrongStateError
 from integrations.store.database import Database
@@ -175,6 +179,16 @@ def test_the_command_line_invites_lists_disables_and_resets(usher: Any, database
         ("command line", "user.disable"),
         ("command line", "user.reset"),
     ]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_list_is_shown_by_a_process_that_has_loaded_nothing_else(database_url: str, tmp_path: Path):
+    env = {**os.environ, "DATABASE_URL": database_url, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "admin", "users", "list"]
+    ended = subprocess.run(
+        command, check=False, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout) == (0, "None.\n"), ended.stderr
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

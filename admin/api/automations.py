@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints
 from starlette.responses import Response
 
 from admin.api.operations import Call, Operation, answer, note, of
 from admin.api.reading import next_cursor, read_number
-from admin.api.shapes import Answer, Body, Filter, List, Page, Query
+from admin.api.shapes import Answer, Body, Filter, List, Page, Query, read_whole
 from admin.office import MANAGERS, READERS, Office
 from admin.office import automations as room
 from core.automations import Automations
@@ -22,7 +22,7 @@ from integrations.store.book import LONGEST_NOTE
 MOST_BYTES = 1024 * 1024
 
 Kind = Literal["automation", "report", "follow"]
-Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Number = Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(read_whole)]
 Note = Annotated[str, StringConstraints(max_length=LONGEST_NOTE)]
 
 
@@ -46,7 +46,7 @@ class OneEdit(Body):
     kind: Kind = "automation"
     name: str = ""
     fields: dict[str, Any] = Field(default_factory=dict)
-    by: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    by: Annotated[int, Field(ge=-1000, le=1000), BeforeValidator(read_whole)] = 0
     site: Filter = ""
 
     @property

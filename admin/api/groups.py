@@ -10,8 +10,8 @@ from starlette.responses import Response
 from admin.api.operations import Call, Operation, answer, of
 from admin.api.reading import next_cursor, read_number
 from admin.api.shapes import Answer, List, Page
-from admin.office import ALL, Office
-from admin.office.groups import GROWTH_DAYS, LETTER_DAYS, ORDERS, Standing, list_groups
+from admin.office import ALL, Office, groups
+from admin.office.groups import GROWTH_DAYS, LETTER_DAYS, ORDERS, Standing
 from core.community import LONGEST_ID, SiteId
 
 
@@ -36,10 +36,10 @@ class Group(Answer):
     last_activity: AwareDatetime | None = None
 
 
-def list_them(office: Office, call: Call) -> Response:
+def list_groups(office: Office, call: Call) -> Response:
     query = call.query
     after = read_number(query.cursor)
-    found = list_groups(office, call.holder, SiteId(query.site), order=query.order)
+    found = groups.list_groups(office, call.holder, SiteId(query.site), order=query.order)
     page = found[after + 1 : after + 1 + query.limit]
     last = after + len(page)
     sees_all = call.holder.reach.groups is None
@@ -73,7 +73,7 @@ GROUPS: tuple[Operation, ...] = (
     Operation(
         "GET",
         "/v1/groups",
-        list_them,
+        list_groups,
         ALL,
         f"Groups of a site as Wix has them now, with growth and letters of {GROWTH_DAYS} and {LETTER_DAYS} days",
         of(List[Group]),

@@ -97,7 +97,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
-def _whole(value: object) -> object:
+def read_whole(value: object) -> object:
     """1.0 is a whole number in JSON Schema."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -108,7 +108,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,6
 class _NewToken(Body):
     name: Name
     """Stands in the audit log, so no two tokens ever have the same."""
-    expires_in_days: Annotated[int, Field(ge=1, le=3650), BeforeValidator(_whole)] | None = None
+    expires_in_days: Annotated[int, Field(ge=1, le=3650), BeforeValidator(read_whole)] | None = None
     """None: it lasts until it is revoked."""
 
 

@@ -25,6 +25,7 @@ from admin.api.entrance import Limiter
 from admin.console.words import choose_language
 from admin.office import Office
 from admin.office.refusals import RefusedError
+from admin.office.words import N_
 from core.errors import JournalUnavailableError
 from integrations.store.users import LASTS, Entered
 from integrations.wix.instance import InstanceError, read_instance
@@ -51,13 +52,18 @@ FRAMED_BY = "frame-ancestors 'self' https://*.wix.com"
 FRAMED_BY_SANDBOX = " http://localhost:* http://127.0.0.1:*"
 
 CLOSED = (
-    "The console is closed",
-    "ADMIN_TOKEN is not set, so nobody may come in. Set it in the environment or in .env, and start Usher again.",
+    N_("The console is closed"),
+    N_(
+        "ADMIN_TOKEN is not set, so nobody may come in. Set it in the environment or in .env, and start Usher again."
+    ),
 )
-FOREIGN = ("This form is not ours", "It was sent from another page. Go to the console, and fill it in there.")
-AWAY = ("Not now", "The database does not answer now. Look again in a minute.")
-NOT_LET_IN = "Wix’s dashboard did not let you in"
-NOT_FRAMED = "Open this page in the dashboard of Wix, where it stands in a frame."
+FOREIGN = (
+    N_("This form is not ours"),
+    N_("It was sent from another page. Go to the console, and fill it in there."),
+)
+AWAY = (N_("Not now"), N_("The database does not answer now. Look again in a minute."))
+NOT_LET_IN = N_("Wix’s dashboard did not let you in")
+NOT_FRAMED = N_("Open this page in the dashboard of Wix, where it stands in a frame.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +192,7 @@ class Entrance:
             viewer = read_instance(text, self._keys.app_secret, self._office.now())
             sites = self._office.sites
             if viewer.site not in sites.known([viewer.site]) - sites.removed([viewer.site]):
-                raise InstanceError("Usher is not connected to this site, or not any more.")
+                raise InstanceError(N_("Usher is not connected to this site, or not any more."))
         except InstanceError as exc:
             log.warning("console.instance_refused", extra={"reason": str(exc)})
             return _instead(scope, 403, (NOT_LET_IN, str(exc)))
@@ -208,7 +214,7 @@ def check_csrf(request: Request, session: Session, given: str) -> None:
     """`given` is the form's field `csrf`; a header `X-CSRF-Token` does as well. Raises RefusedError."""
     shown = given or request.headers.get("x-csrf-token", "")
     if not hmac.compare_digest(shown.encode(), session.csrf.encode()):
-        raise RefusedError("This form is not ours, or it is too old: load the page again.", 403)
+        raise RefusedError(N_("This form is not ours, or it is too old: load the page again."), 403)
 
 
 def set_cookie(

@@ -28,6 +28,7 @@ from admin.console.entrance import (
 from admin.console.page import Form, read_form, sentence_of, status_of
 from admin.office import Office, users
 from admin.office.refusals import RefusedError
+from admin.office.words import N_
 from core.errors import AppError
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class _Desk:
                 request,
                 "account/refused.html",
                 404,
-                heading="This invitation is over",
+                heading=N_("This invitation is over"),
                 sentence=users.OVER,
             )
         if request.method != "POST":
@@ -177,7 +178,7 @@ class _Desk:
             request,
             "account/refused.html",
             status_of(exc),
-            heading="That did not work",
+            heading=N_("That did not work"),
             sentence=sentence_of(exc),
         )
         page.headers.update((exc.headers or {}) if isinstance(exc, RefusedError) else {})

@@ -288,7 +288,7 @@ def describe_records(site: SiteId, member: MemberId, records: Records, now: date
         "events": [_plain(told.row) | {"payload": _json_of(told.row.payload)} for told in records.told],
         "letters": [_plain(row) for row in records.letters],
         "decisions": [_plain(row) for row in records.calls],
-        "lists": [_plain(row) | {"data": _own_data(row, records)} for row in records.items],
+        "lists": [_plain(row) | {"data": _listed(row, records)} for row in records.items],
         "suppressions": [_plain(row) for row in records.suppressions],
         "requests_seen_in": sorted(records.asked),
         "audit": [_plain(row) for row in records.audit],
@@ -314,12 +314,11 @@ def _json_of(payload: str) -> Any:
     return json.loads(payload)
 
 
-def _own_data(row: Row, records: Records) -> dict[str, Any]:
-    """What a list says of this person, without the others whom a row may have meant."""
+def _listed(row: Row, records: Records) -> dict[str, Any]:
+    """What a list says of this person, as long as it is kept, and how they were found by it."""
     job = records.jobs.get(row.job)
     listed = dict(numbered(job.params.get("people") or ())) if job else {}
-    told = listed.get(row.number, {})
-    return {"list": dict(told)} | {name: value for name, value in row.data.items() if name != "candidates"}
+    return {"list": dict(listed.get(row.number, {})), **row.data}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,11 @@ class RefusedError(AppError):
         self.headers = headers
         self.errors = list(errors)
 
+    @property
+    def first(self) -> str:
+        """What is wrong with the first field, or with all of it."""
+        return self.errors[0]["detail"] if self.errors else str(self)
+
 
 def wrong_fields(where: str, *errors: tuple[str, str]) -> RefusedError:
     """`errors`: the name of each field with what is wrong about it; `where` is their place in the request."""

@@ -132,6 +132,7 @@ def look(office: Office, holder: Holder, site: SiteId) -> Today:
                 one.email and one.purpose is Purpose.PROMOTIONAL for one in office.automations().automations
             ),
             tables=_trouble_with_tables(office),
+            automations=office.book.trouble(),
         ),
     )
 

@@ -20,6 +20,7 @@ from limits import RateLimitItemPerMinute
 
 from admin.office import Office
 from admin.office.refusals import RefusedError, wrong_fields
+from admin.office.words import N_
 from core.errors import NotThereError, WrongStateError
 from integrations.store.tokens import Holder, Role
 
@@ -38,9 +39,9 @@ TURN_WAITS_S = 5.0
 FAILURES_OF_LOGIN = RateLimitItemPerMinute(10, 5)
 """Wrong passwords of one login from anywhere, in five minutes."""
 
-WRONG = "This login and password do not belong together."
+WRONG = N_("This login and password do not belong together.")
 """Also said of a login that is not there, or disabled, or has no password yet."""
-OVER = "This invitation is used up or too old. Ask whoever sent it for a new one."
+OVER = N_("This invitation is used up or too old. Ask whoever sent it for a new one.")
 
 Row = sa.Row[Any]
 
@@ -134,7 +135,7 @@ def show_admin_token(limiter: Limiter, address: str, right: str, shown: str) -> 
     ):
         limiter.take(limiter.failures, address)
         log.warning("console.refused", extra={"user": "admin"})
-        raise RefusedError("This is not the ADMIN_TOKEN of this server.", 401)
+        raise RefusedError(N_("This is not the ADMIN_TOKEN of this server."), 401)
 
 
 def accept(office: Office, invitation: str, password: str, again: str) -> Row:
@@ -164,13 +165,13 @@ def change_password(
         raise wrong_fields("the form", ("now", "This is not your password."))
     chosen = _chosen(row, password, again)
     if not office.users.change_password(row.id, row.password, _hash_of(chosen), but=session):
-        raise WrongStateError("Your password was changed elsewhere meanwhile.")
+        raise WrongStateError(N_("Your password was changed elsewhere meanwhile."))
     log.info("user.password_changed", extra={"user": row.id})
 
 
 def _not_oneself(holder: Holder, id_: str) -> None:
     if holder.id == id_:
-        raise WrongStateError("Another owner has to do this for you, or whoever has ADMIN_TOKEN.")
+        raise WrongStateError(N_("Another owner has to do this for you, or whoever has ADMIN_TOKEN."))
 
 
 def _still_heard(limiter: Limiter, address: str, key: str = "") -> None:

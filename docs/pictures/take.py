@@ -42,16 +42,13 @@ CONSOLE = (
     ("requests", "desktop", "/requests", ""),
     ("requests", "phone", "/requests", ""),
     ("automations", "desktop", "/automations", ""),
-    ("automations", "hebrew", "/automations", ""),
     ("automation", "desktop", "/automations", "main a[href$=yoga-offer]"),
     ("write", "phone", "/write", ""),
     ("job", "desktop", "/jobs", "main a:has-text('Trail Runners')"),
-    ("job", "dark", "/jobs", "main a:has-text('Trail Runners')"),
     ("person", "desktop", "/requests?waits=flagged", "main a[href*='/people/']"),
     ("groups", "desktop", "/groups", ""),
     ("report", "dark", "/groups/report", ""),
     ("doubt", "desktop", "/workshop/doubt", ""),
-    ("workshop", "phone", "/workshop", ""),
 )
 """Name, kind of window, page, and the link on it to follow."""
 

@@ -89,7 +89,9 @@ class Requests:
         """Requests that were heard of, newest first, each with its place in this list; `after` is the last one seen.
         None stands for one that says nothing any more, because its person was forgotten."""
         order = (events.c.received_at, events.c.id)
-        where = [events.c.site == site, events.c.type == JOIN_REQUESTED]
+        # As the partial index spells it: SQLite sees only of the very same words that it fits.
+        asked = sa.literal(JOIN_REQUESTED, events.c.type.type, literal_execute=True)
+        where = [events.c.site == site, events.c.type == asked]
         if after is not None:
             seen = [sa.literal(value, column.type) for column, value in zip(order, after, strict=True)]
             where += [events.c.received_at <= after[0], sa.tuple_(*order) < sa.tuple_(*seen)]

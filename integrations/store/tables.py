@@ -82,6 +82,14 @@ events = sa.Table(
     sa.Index("ix_events_received", "site", "received_at"),
     sa.Index("ix_events_page", "received_at", "site", "id"),
     sa.Index(
+        "ix_events_asked",
+        "site",
+        "received_at",
+        "id",
+        sqlite_where=sa.text("type = 'join_requested'"),
+        postgresql_where=sa.text("type = 'join_requested'"),
+    ),
+    sa.Index(
         "ix_events_dead",
         "received_at",
         "site",

@@ -269,6 +269,7 @@ MAY = {  # operation: who is let in; everybody else is told 403
     "suppress_person": "owner manager group_admin",
     "release_person": "owner manager group_admin",
     "erase_person": "owner manager",
+    "list_groups": "owner manager group_admin reader",
     "list_users": "owner",
     "invite_user": "owner",
     "change_user": "owner",

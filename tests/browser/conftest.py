@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, StorageState
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from admin.demo.stage import Stage, set_up
 from tests.browser import window
@@ -23,11 +24,16 @@ def pytest_sessionstart() -> None:
         pytest.exit("There is no chromium on the path; on Debian: apt-get install chromium", returncode=2)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A module's stories are told on one stage, by one process."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+class Stories(LoadScopeScheduling):
+    """A module's stories are told on one stage, by one process; the walks over all pages each on one of their own."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return nodeid if module.endswith("test_every_page.py") else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Stories:
+    return Stories(config, log)
 
 
 @pytest.fixture(scope="session")

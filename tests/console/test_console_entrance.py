@@ -376,6 +376,14 @@ def test_a_disabled_user_is_out_at_once_and_a_new_invitation_lets_them_in_again(
     assert anna.is_in()
 
 
+def test_who_is_disabled_is_out_whatever_sessions_there_are(stage: Stage):
+    anna = stage.user()
+    with stage.office.database.begin() as tx:
+        tx.execute(sa.update(users_table).values(disabled_at=tx.now))
+    assert len(stage.sessions()) == 1
+    assert not anna.is_in()
+
+
 def test_a_reset_ends_the_password_and_every_session(stage: Stage):
     anna = stage.user()
     stage.office.users.invite(stage.row().id, who="a test")

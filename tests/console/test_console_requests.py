@@ -293,7 +293,7 @@ def test_a_rule_is_tried_on_past_requests_and_saved(house: House, clock: Clock):
     )
     saved = ada.post("/requests/back-test/save", hidden)
     assert saved.status_code == 303, text_of(saved)
-    assert saved.headers["location"].endswith("/automations/let-teachers-in")
+    assert saved.headers["location"].endswith("/automations/named/let-teachers-in")
     clock.move(seconds=5)
     rule = office.automations().named("let-teachers-in")
     assert rule is not None

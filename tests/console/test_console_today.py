@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
@@ -21,10 +23,12 @@ from core import events
 from core.community import Group, GroupId, Membership, SiteId
 from core.consent import Sender
 from core.errors import MailInDoubtError, NotThereError
+from integrations.store.book import Book, File
 from integrations.store.database import Database
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.reach import EVERYTHING, Reach
 from integrations.store.senders import Senders
+from integrations.store.tables import automation_versions
 from integrations.store.tokens import Holder, Role, Tokens
 from tests.console.visiting import a_visitor, text_of
 from tests.house import ANN, RUNNERS, SENDER, SITE, WELCOME, YOGA, Clock, House, a_house, an_event
@@ -143,6 +147,34 @@ def test_what_is_wrong_is_said_in_words(database: Database, clock: Clock):
     ):
         assert sentence in page
     assert "All is well" not in page
+
+
+def test_automations_that_cannot_be_read_and_tables_of_another_release_are_said(
+    database: Database, clock: Clock
+):
+    house = a_house(database, clock)
+    book = Book(database, File(WELCOME, clock()), None, now=itertools.count(step=60).__next__)
+    office = replace(an_office(house), book=book)
+    assert book.trouble() == ""
+    alive(house)
+    house.hear(an_event(clock))
+    with database.begin() as tx:
+        unusable = {"number": 99, "text": "[[automation", "hash": "x", "source": "edit", "who": "user ada"}
+        tx.execute(sa.insert(automation_versions).values(**unusable, note="", created_at=tx.now))
+    assert "The newest automations cannot be read" in text_of(
+        a_visitor(house, *PAGES, office=office).get("/")
+    )
+    with database.begin() as tx:
+        release = tx.connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        tx.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+    try:
+        found = look(office, OWNER, SITE).facts
+    finally:
+        with database.begin() as tx:
+            tx.execute(
+                sa.text("UPDATE alembic_version SET version_num = :as_it_was").bindparams(as_it_was=release)
+            )
+    assert "usher migrate" in found.tables
 
 
 def test_requests_that_wait_are_those_the_lists_show_and_those_a_rule_left_since(

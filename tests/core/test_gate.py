@@ -505,7 +505,7 @@ def test_whoever_sends_a_letter_asked_the_gate() -> None:
                     assert ast.unparse(node.args[0]).endswith(".clearance"), name
                     assert names_in(tree) & {"decide", "decide_trial"}, name
     assert senders == {
-        "admin/letters.py": {"mail"},
+        "admin/trial.py": {"mail"},
         "integrations/email/transport.py": {"smtp"},
         "tasks/jobs/report.py": {"services.mail"},
         "tasks/letters.py": {"services.mail"},

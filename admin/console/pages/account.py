@@ -191,13 +191,13 @@ def _read(model: TypeAdapter[Any], filled: dict[str, Any]) -> tuple[Any, set[str
 
 
 def _form(visit: Visit, filled: dict[str, Any], errors: Collection[str] = ()) -> dict[str, Any]:
-    text = visit.words.gettext
+    _ = visit.words.gettext
     roles = _roles(visit)
     hints = {
-        Role.OWNER: text("Everything, people who log in and API tokens too."),
-        Role.MANAGER: text("Everything on their sites but people who log in and API tokens."),
-        Role.GROUP_ADMIN: text("The requests, people and letters of some groups."),
-        Role.READER: text("Look at what a manager sees, and change nothing."),
+        Role.OWNER: _("Everything, people who log in and API tokens too."),
+        Role.MANAGER: _("Everything on their sites but people who log in and API tokens."),
+        Role.GROUP_ADMIN: _("The requests, people and letters of some groups."),
+        Role.READER: _("Look at what a manager sees, and change nothing."),
     }
     return {
         "filled": filled,
@@ -209,12 +209,12 @@ def _form(visit: Visit, filled: dict[str, Any], errors: Collection[str] = ()) ->
 
 
 def _roles(visit: Visit) -> dict[str, str]:
-    text = visit.words.gettext
+    _ = visit.words.gettext
     return {
-        Role.OWNER: text("Owner"),
-        Role.MANAGER: text("Manager"),
-        Role.GROUP_ADMIN: text("Group admin"),
-        Role.READER: text("Reader"),
+        Role.OWNER: _("Owner"),
+        Role.MANAGER: _("Manager"),
+        Role.GROUP_ADMIN: _("Group admin"),
+        Role.READER: _("Reader"),
     }
 
 

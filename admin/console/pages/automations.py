@@ -248,8 +248,8 @@ def switch(visit: Visit) -> Response:
     """An automation, a report or a follow, on or off."""
     kind, name, on = _kind(visit), visit.form.get("name"), visit.form.get("on") == "1"
     _save(visit, Change(name, {"enabled": None if on else False}, kind))
-    say = visit.words.gettext
-    told = say("Switched on.") if on else say("Switched off. Letters of it that wait do not go out.")
+    _ = visit.words.gettext
+    told = _("Switched on.") if on else _("Switched off. Letters of it that wait do not go out.")
     back = visit.form.get("back") == "1" and kind == "automation"
     return visit.to(f"/automations/named/{name}" if back else "/automations", said=told)
 
@@ -378,22 +378,22 @@ def _form(visit: Visit, table: Mapping[str, Any], before: _Filled, name: str, pa
     standing = room.standing(visit.office, visit.holder)
     if not standing.editable:
         raise RefusedError(_why_not(visit, standing), 403)
-    say = visit.words.gettext
+    _ = visit.words.gettext
     shown, errors, base, status = before, {}, standing.newest, 200
     if visit.request.method == "POST":
         shown, base = _filled_in(visit), _base(visit)
         fields = _changes(table, before, shown)
         try:
             if not fields and name:
-                return visit.to(f"/automations/named/{name}", said=say("Nothing was changed."), mood="plain")
+                return visit.to(f"/automations/named/{name}", said=_("Nothing was changed."), mood="plain")
             _save(visit, Change(name, fields) if name else Add(fields))
-            return visit.to(f"/automations/named/{shown.values['name'] or name}", said=say(SAVED))
+            return visit.to(f"/automations/named/{shown.values['name'] or name}", said=_(SAVED))
         except RefusedError as exc:
             if exc.status != 422:
                 raise
             errors, status = _by_field(exc), 422
         except WrongStateError as exc:
-            errors, base, status = {"": say(str(exc))}, standing.newest, 409
+            errors, base, status = {"": _(str(exc))}, standing.newest, 409
     tongue = tongue_of(visit.words)
     more = [{**dict.fromkeys(STEP, ""), "unless_replied": "1"}] if len(shown.steps) < MOST_STEPS else []
     written = write.letters(visit.office, visit.directory.site())
@@ -424,7 +424,7 @@ def edit_policy(visit: Visit) -> Response:
     before = {key: str(policy.get(key, "")) for key in POLICY}
     before |= {"send": "1" if policy.get("send", True) else ""}
     before |= {"onboarding_without_consent": "1" if policy.get("onboarding_without_consent", False) else ""}
-    say = visit.words.gettext
+    _ = visit.words.gettext
     shown, errors, base, status = before, {}, standing.newest, 200
     if visit.request.method == "POST":
         shown = {key: visit.form.get(key).strip() for key in before}
@@ -436,13 +436,13 @@ def edit_policy(visit: Visit) -> Response:
         try:
             if fields:
                 _save(visit, ChangePolicy(fields))
-            return visit.to("/automations", said=say(SAVED) if fields else say("Nothing was changed."))
+            return visit.to("/automations", said=_(SAVED) if fields else _("Nothing was changed."))
         except RefusedError as exc:
             if exc.status != 422:
                 raise
             errors, status = _by_field(exc), 422
         except WrongStateError as exc:
-            errors, base, status = {"": say(str(exc))}, standing.newest, 409
+            errors, base, status = {"": _(str(exc))}, standing.newest, 409
     own = visit.site in standing.automations.site_policies
     return visit.page(
         "automations/policy.html",
@@ -459,7 +459,7 @@ def edit_text(visit: Visit) -> Response:
     """The whole text at once, for those who like it, and for what no form can say."""
     standing = room.standing(visit.office, visit.holder)
     row = room.text_of(visit.office, visit.holder)
-    say, trouble = visit.words.gettext, ""
+    _, trouble = visit.words.gettext, ""
     text, base, errors, status = row.text, row.number, [], 200
     if visit.request.method == "POST":
         text, base = visit.form.get("text"), _base(visit)
@@ -469,13 +469,13 @@ def edit_text(visit: Visit) -> Response:
             if not standing.editable:
                 raise RefusedError(_why_not(visit, standing), 403)
             room.save(visit.office, visit.holder, text, base, visit.form.get("note"))
-            return visit.to("/automations", said=say(SAVED))
+            return visit.to("/automations", said=_(SAVED))
         except RefusedError as exc:
             if exc.status != 422:
                 raise
             errors, status = exc.errors, 422
         except WrongStateError as exc:
-            trouble, base, status = say(str(exc)), row.number, 409
+            trouble, base, status = _(str(exc)), row.number, 409
     return visit.page(
         "automations/text.html",
         status=status,

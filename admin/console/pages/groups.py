@@ -188,7 +188,7 @@ def find_owner(visit: Visit) -> Response:
     try:
         found = people.find(visit.office, visit.holder, visit.site, given.who)
     except RefusedError as exc:
-        said = visit.words.gettext(exc.errors[0]["detail"])
+        said = visit.words.gettext(exc.first)
         return _show_new(visit, replace(given, errors={"who": said}), 422)
     return _show_new(visit, given, found=found)
 

@@ -323,22 +323,22 @@ MORE: Mapping[str, Callable[[Visit, Row], Mapping[str, Any]]] = {
 
 def title_of(visit: Visit, row: Row) -> str:
     """A job in words."""
-    say, params = visit.words.gettext, row.params
+    _, params = visit.words.gettext, row.params
     match row.kind:
         case "group_email":
             group = _group_name(visit, row) or params["group"]
-            return say("“%(letter)s” to %(group)s", letter=params["email"], group=group)
+            return _("“%(letter)s” to %(group)s", letter=params["email"], group=group)
         case "interest_email":
             answers = params["answers"]
             words = ", ".join(answers.get("any") or answers.get("all") or [])
-            return say("“%(letter)s” to people who mention %(words)s", letter=params["email"], words=words)
+            return _("“%(letter)s” to people who mention %(words)s", letter=params["email"], words=words)
         case "create_group":
-            return say("Open the group “%(group)s”", group=params["group"]["name"])
+            return _("Open the group “%(group)s”", group=params["group"]["name"])
         case "rules_rollout" if params.get("rollback"):
-            return say("Put back the rules as they were")
+            return _("Put back the rules as they were")
         case "questions_rollout" if params.get("rollback"):
-            return say("Put back the questions as they were")
-    return say(KINDS[row.kind])
+            return _("Put back the questions as they were")
+    return _(KINDS[row.kind])
 
 
 def _group_name(visit: Visit, row: Row) -> str:

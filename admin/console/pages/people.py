@@ -332,7 +332,7 @@ def _path(member: str) -> str:
 
 
 def _detail(visit: Visit, exc: RefusedError) -> str:
-    return visit.words.gettext(exc.errors[0]["detail"]) if exc.errors else str(exc)
+    return visit.words.gettext(exc.first)
 
 
 def _plain(text: str) -> str:

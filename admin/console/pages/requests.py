@@ -231,7 +231,7 @@ def save_rule(visit: Visit) -> Response:
             raise
         return _show_rule(visit, edit, known, status=422, errors=_by_field(exc))
     said = visit.words.gettext("The rule counts from now on, for requests that come in.")
-    return visit.to(f"/automations/{edit.name}", said=said)
+    return visit.to(f"/automations/named/{edit.name}", said=said)
 
 
 def _edit(visit: Visit) -> tuple[requests.RuleEdit, Automation | None]:

@@ -184,15 +184,16 @@ def _begin(visit: Visit, filled: Filled) -> Response:
 
 def _test(visit: Visit, filled: Filled) -> Response:
     draft = filled.draft(visit, visit.directory.groups())
-    say = visit.words.gettext
+    _ = visit.words.gettext
     try:
         answer = write.send_test(visit.office, visit.holder, draft, filled.to)
     except NotThereError:
-        return _page(visit, filled, {"email": say(TOLD["email"])}, status=422)
+        missing = TOLD["email"]
+        return _page(visit, filled, {"email": _(missing)}, status=422)
     except (RefusedError, WrongStateError) as exc:
         status = exc.status if isinstance(exc, RefusedError) else 409
         why = write.why_of(exc).rstrip(".")
-        return _page(visit, filled, {"to": say("Not sent: %(why)s.", why=why)}, status=status)
+        return _page(visit, filled, {"to": _("Not sent: %(why)s.", why=why)}, status=status)
     return _page(visit, filled, answered=answer)
 
 
@@ -244,7 +245,7 @@ def _drawn(
 
 def _errors(visit: Visit, filled: Filled, params: Mapping[str, Any]) -> dict[str, str]:
     """What is wrong, by field, in words for whoever filled it in."""
-    say = visit.words.gettext
+    _ = visit.words.gettext
     missing = ["email"] if filled.email not in visit.office.letters else []
     if filled.kind == TO_GROUP:
         known = visit.directory.groups()
@@ -252,11 +253,11 @@ def _errors(visit: Visit, filled: Filled, params: Mapping[str, Any]) -> dict[str
         missing += ["purpose"] if filled.purpose not in list(Purpose) else []
     elif not (_words(filled.any) or _words(filled.all)):
         missing.append("any")
-    found = {name: say(TOLD[name]) for name in missing}
+    found = {name: _(TOLD[name]) for name in missing}
     for name in ("any", "all", "none") if filled.kind == TO_INTEREST else ():
         for word in _words(getattr(filled, name)):
             if why := problem_with_term(word):
-                found[name] = say("“%(word)s” %(why)s.", word=word, why=why)
+                found[name] = _("“%(word)s” %(why)s.", word=word, why=why)
     if not found:
         try:
             PARAMS[filled.kind].model_validate(params)
@@ -267,15 +268,15 @@ def _errors(visit: Visit, filled: Filled, params: Mapping[str, Any]) -> dict[str
 
 
 def _in_words(visit: Visit, place: tuple[int | str, ...], message: str) -> tuple[str, str]:
-    say = visit.words.gettext
+    _ = visit.words.gettext
     steps = [str(step) for step in place if isinstance(step, str)]
     if steps[:1] == ["context"]:
-        text = say("Together these texts are too long: %(most)s characters at most.", most=LONGEST_CONTEXT)
+        text = _("Together these texts are too long: %(most)s characters at most.", most=LONGEST_CONTEXT)
         return "values", text
     name = steps[1] if steps[:1] == ["answers"] and len(steps) > 1 else steps[0] if steps else "email"
     if name == "question":
-        return name, say("The question is too long: 300 characters at most.")
-    return name, say("This cannot be used: %(why)s.", why=message.removeprefix("Value error, "))
+        return name, _("The question is too long: 300 characters at most.")
+    return name, _("This cannot be used: %(why)s.", why=message.removeprefix("Value error, "))
 
 
 def _words(text: str) -> list[str]:

@@ -63,3 +63,12 @@ def upgrade() -> None:
     op.create_index("ix_outbox_page", "outbox", ["site", "created_at", "id"], unique=False)
     op.create_index("ix_messages_site", "messages", ["site", "created_at", "id"], unique=False)
     op.create_index("ix_messages_group", "messages", ["site", "group_id", "created_at", "id"], unique=False)
+    only_requests = sa.text("type = 'join_requested'")
+    op.create_index(
+        "ix_events_asked",
+        "events",
+        ["site", "received_at", "id"],
+        unique=False,
+        sqlite_where=only_requests,
+        postgresql_where=only_requests,
+    )
