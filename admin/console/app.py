@@ -15,9 +15,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 
 from admin.api.entrance import Limiter
-from admin.console.entrance import Entrance, Keys
+from admin.console.entrance import HEADERS, POLICY, Entrance, Keys
 from admin.console.login import entrance_routes
 from admin.console.page import (
+    DEFECT,
     PREFIX,
     Drawing,
     Page,
@@ -103,15 +104,12 @@ async def _too_much(request: Request, _exc: Exception) -> Response:
 
 
 async def _defect(request: Request, _exc: Exception) -> Response:
-    return await asyncio.to_thread(
-        _bare_trouble,
-        request,
-        500,
-        N_("Something went wrong"),
-        N_(
-            "Usher failed over this; its log says how. Look whether anything was changed before you try again."
-        ),
-    )
+    """Of what failed around the pages, the entrance too: so nobody has dressed the answer."""
+    answer = await asyncio.to_thread(_bare_trouble, request, 500, N_("Something went wrong"), DEFECT)
+    answer.headers.update(HEADERS)
+    answer.headers["cache-control"] = "no-store"
+    answer.headers["content-security-policy"] = f"{POLICY}; frame-ancestors 'none'"
+    return answer
 
 
 def _bare_trouble(request: Request, status: int, heading: str, sentence: str) -> Response:

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from core.errors import (
     RetryableError,
     WrongStateError,
 )
+from integrations.store.jobs import KeyReusedError
 from integrations.store.tokens import Holder, Role
 
 log = logging.getLogger(__name__)
@@ -272,6 +273,9 @@ def _act(request: Request, drawing: Drawing, page: Page, form: Form) -> Response
         return page.act(visit)
     except AppError as exc:
         return _show_error(visit, exc)
+    except Exception:
+        log.exception("console.defect", extra={"page": page.path})
+        return _show(visit, 500, DEFECT, [])
 
 
 def _visit(request: Request, drawing: Drawing, page: Page, form: Form) -> Visit:
@@ -320,13 +324,18 @@ _TITLES = {
 }
 
 
+DEFECT = N_(
+    "Usher failed over this; its log says how. Look whether anything was changed before you try again."
+)
+
+
 def status_of(exc: AppError) -> int:
     match exc:
         case RefusedError():
             return exc.status
         case NotThereError() | NotFoundError():
             return 404
-        case WrongStateError():
+        case WrongStateError() | KeyReusedError():
             return 409
         case JournalUnavailableError() | RetryableError():
             return 503
@@ -352,10 +361,13 @@ def _show_error(visit: Visit, exc: AppError) -> Response:
     status = status_of(exc)
     if status >= 500:
         log.warning("console.trouble", extra={"status": status, "error": type(exc).__name__})
-    errors = exc.errors if isinstance(exc, RefusedError) else []
+    return _show(visit, status, sentence_of(exc), exc.errors if isinstance(exc, RefusedError) else [])
+
+
+def _show(visit: Visit, status: int, sentence: str, errors: Sequence[Mapping[str, str]]) -> Response:
     context = {
         "heading": visit.words.gettext(_TITLES.get(status, _TITLES[500])),
-        "sentence": visit.words.gettext(sentence_of(exc)),
+        "sentence": visit.words.gettext(sentence),
         "errors": errors,
     }
     if visit.is_htmx:

@@ -52,6 +52,9 @@ class Names:
         """Its groups were changed from here."""
         self.groups.put(site, _Known(float("-inf"), {}), 0.0)
 
+    def forget_member(self, site: SiteId, member: MemberId) -> None:
+        self.members.put((site, member), (float("-inf"), Member(member)), 0.0)
+
 
 class Directory:
     """Of one site, within somebody's reach, for one request. `trouble` is a sentence once Wix could not be asked."""
@@ -80,11 +83,17 @@ class Directory:
         found = {id_: member for id_, (_, member) in known.items()}
         if missing:
             try:
-                for id_, member in names.wix.get_members(self._site, missing).items():
-                    found[id_] = member
-                    names.members.put((self._site, id_), (now, member), KEPT_S)
+                answered = names.wix.get_members(self._site, missing)
             except IntegrationError as exc:
                 self.trouble = in_words(exc)
+            else:
+                for id_ in missing:
+                    if id_ in answered:
+                        found[id_] = answered[id_]
+                        names.members.put((self._site, id_), (now, answered[id_]), KEPT_S)
+                    elif id_ in found:  # gone from Wix, so from here
+                        names.forget_member(self._site, id_)
+                        del found[id_]
         return found
 
     def site(self) -> Site:

@@ -275,6 +275,7 @@ def erase(office: Office, holder: Holder, site: SiteId, member: MemberId) -> Non
     if not hashes and not people.records(site, member):
         raise NotThereError("there is nobody of this id")
     people.erase(site, member, hashes, who=holder.who)
+    office.names.forget_member(site, member)
     log.info("people.erased", extra={"who": holder.who, "site": site, "member": member})
 
 

@@ -1049,3 +1049,16 @@ def test_time_since_somebody_was_seen_is_right_to_a_minute(stage: Stage, clock: 
     clock.move(seconds=1)
     anna.is_in()
     assert stage.row().last_seen_at == began + timedelta(minutes=1)
+
+
+def test_what_nobody_thought_of_is_said_on_a_page_of_ours(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    owner = stage.owner()
+    monkeypatch.setattr("integrations.store.users.Users.page", fail)
+    answer = owner.get(page("/users"))
+    assert answer.status_code == 500
+    assert "Usher failed over this; its log says how." in text_of(answer)
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"

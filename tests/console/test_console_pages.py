@@ -13,6 +13,7 @@ from admin.console import page as page_module
 from admin.console.page import Page, Visit, static
 from admin.console.words import Words, choose_language
 from admin.office import MANAGERS
+from admin.office.directory import FRESH_S, Names
 from admin.office.refusals import wrong_fields
 from core.errors import (
     ForbiddenError,
@@ -22,7 +23,7 @@ from core.errors import (
     WrongStateError,
 )
 from integrations.store.database import Database
-from integrations.store.reach import Reach
+from integrations.store.reach import EVERYTHING, Reach
 from integrations.store.tokens import Role
 from tests.console.visiting import a_visitor, text_of
 from tests.house import ANN, RUNNERS, SITE, Clock, a_house
@@ -48,6 +49,10 @@ def act(visit: Visit) -> Response:
             "database": JournalUnavailableError("locked"),
         }[visit.form.get("wrong")]
     return visit.to("/hello", said=f"Saved {visit.form.get('name')} & more.", mood="good")
+
+
+def failing(*_: object) -> None:
+    raise RetryableError("HTTP 503")
 
 
 HELLO = Page("GET", "/hello", hello)
@@ -180,6 +185,30 @@ def test_names_are_remembered_and_wix_being_away_is_said(database: Database, clo
     assert house.wix.calls == calls, "what was just read is not read again"
     assert seen[0] == seen[1]
     assert all(seen[0])
+
+
+@on_sqlite
+def test_whom_wix_does_not_know_any_more_is_forgotten_here_and_while_wix_is_away_names_stay(
+    database: Database, clock: Clock
+):
+    house, seconds = a_house(database, clock), [0.0]
+    names = Names(house.wix, now=lambda: seconds[0])
+
+    def look() -> tuple[str, str]:
+        directory = names.of(SITE, EVERYTHING)
+        return page_module.name_of(directory.members([ANN]).get(ANN)), directory.trouble
+
+    known, trouble = look()
+    assert known
+    assert not trouble
+    seconds[0] += FRESH_S
+    house.wix.get_members = failing  # type: ignore[method-assign]
+    assert look()[0] == known
+    assert "Wix does not answer now" in look()[1]
+    house.wix.get_members = lambda site, members: {}  # type: ignore[method-assign]
+    assert look() == ("", "")
+    house.wix.get_members = failing  # type: ignore[method-assign]
+    assert look()[0] == "", "forgotten, and not only left out once"
 
 
 @on_sqlite
