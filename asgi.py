@@ -53,6 +53,8 @@ from webhooks.verify import Verifier, load_public_key
 
 WORKER_SILENT_AFTER_S = 30.0
 COUNTED_EVERY_S = 15.0
+PAGE_WAITS_S = 4.0
+"""For one answer of Wix: somebody looks at an empty window meanwhile."""
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -87,7 +89,7 @@ def create_app(settings: Settings) -> Starlette:
         inbound = inbound_routes(settings.admin_token.get_secret_value(), mailroom.take_in)
 
     redis = open_redis(settings.redis)
-    wix = open_wix(settings, redis)
+    wix = open_wix(settings, redis, call_s=PAGE_WAITS_S)
     renderer = Renderer(TEMPLATES)
     office = Office.over(
         database,

@@ -292,7 +292,8 @@ def return_paths(settings: Settings) -> ReturnPaths | None:
         return None
 
 
-def open_wix(settings: Settings, redis: Redis) -> WixClient:
+def open_wix(settings: Settings, redis: Redis, **more: float) -> WixClient:
+    """`more`: as WixClient has it, such as `call_s`."""
     return WixClient(
         settings.wix_api_url,
         settings.wix_app_id,
@@ -301,6 +302,7 @@ def open_wix(settings: Settings, redis: Redis) -> WixClient:
         calls_per_minute=settings.wix_calls_per_minute,
         api_key=settings.wix_api_key.get_secret_value(),
         api_key_site_id=settings.wix_site_id,
+        **more,  # type: ignore[arg-type] # numbers, all of them
     )
 
 

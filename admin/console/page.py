@@ -281,6 +281,8 @@ def _act(request: Request, drawing: Drawing, page: Page, form: Form) -> Response
 def _visit(request: Request, drawing: Drawing, page: Page, form: Form) -> Visit:
     holder: Holder = request.state.holder
     session: Session = request.state.session
+    if any("\x00" in text for text in (*request.path_params.values(), *request.query_params.values())):
+        raise NotThereError(N_("This address leads nowhere."))  # PostgreSQL keeps no U+0000
     site = SiteId(request.path_params["site"])
     reach = holder.reach
     if not is_plain(site, 200) or (reach.sites is not None and site not in reach.sites):

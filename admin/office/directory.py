@@ -18,6 +18,9 @@ from integrations.cache import ExpiringCache
 from integrations.store.reach import Reach
 
 FRESH_S = 60.0
+FAILED_S = 20.0
+"""So long nobody asks for names again after Wix failed: pages that wait in vain would fill the process."""
+TURN_WAITS_S = 3.0
 KEPT_S = 6 * 3600.0
 MOST_MEMBERS = 20_000
 
@@ -43,6 +46,7 @@ class Names:
             now, MOST_MEMBERS
         )
         self.sites: ExpiringCache[SiteId, Site] = ExpiringCache(now, 10_000)
+        self.failed: ExpiringCache[SiteId, str] = ExpiringCache(now, 10_000)
         self.locks = [threading.Lock() for _ in range(16)]
 
     def of(self, site: SiteId, reach: Reach) -> Directory:
@@ -81,11 +85,11 @@ class Directory:
         known = {id_: entry for id_ in wanted if (entry := names.members.get((self._site, id_)))}
         missing = [id_ for id_ in wanted if id_ not in known or now - known[id_][0] >= FRESH_S]
         found = {id_: member for id_, (_, member) in known.items()}
-        if missing:
+        if missing and not self._rests():
             try:
                 answered = names.wix.get_members(self._site, missing)
             except IntegrationError as exc:
-                self.trouble = in_words(exc)
+                self._note(exc)
             else:
                 for id_ in missing:
                     if id_ in answered:
@@ -100,29 +104,47 @@ class Directory:
         """With its name, if it is known; remembered, as `site_names` finds it."""
         if found := self._names.sites.get(self._site):
             return found
+        if self._rests():
+            return Site(self._site)
         try:
             found = self._names.wix.get_site(self._site)
         except IntegrationError as exc:
-            self.trouble = in_words(exc)
+            self._note(exc)
             return Site(self._site)
         self._names.sites.put(self._site, found, KEPT_S)
         return found
+
+    def _note(self, exc: IntegrationError) -> None:
+        self.trouble = in_words(exc)
+        if isinstance(exc, RetryableError):
+            self._names.failed.put(self._site, self.trouble, FAILED_S)
+
+    def _rests(self) -> bool:
+        """Whether Wix failed a moment ago."""
+        failed = self._names.failed.get(self._site)
+        self.trouble = failed or self.trouble
+        return failed is not None
 
     def _all_groups(self) -> Mapping[GroupId, Group]:
         names, site = self._names, self._site
         known = names.groups.get(site)
         if known and known.is_fresh(names.now()):
             return known.groups
+        if self._rests():
+            return known.groups if known else {}
         lock = names.locks[hash(site) % len(names.locks)]
-        if not lock.acquire(blocking=known is None):
+        if not lock.acquire(timeout=TURN_WAITS_S if known is None else 0.0):
+            self.trouble = in_words(RetryableError("another page asks already"))
             return known.groups if known else {}
         try:
             again = names.groups.get(site)
             if again and again.is_fresh(names.now()):
                 return again.groups
+            if self._rests():  # whoever had the lock before us asked in vain
+                return known.groups if known else {}
             groups = {group.id: group for group in names.wix.list_groups(site)}
         except IntegrationError as exc:
-            self.trouble = in_words(exc)
+            self._note(exc)
             return known.groups if known else {}
         finally:
             lock.release()

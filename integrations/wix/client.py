@@ -50,6 +50,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
+READ_S = 15.0
 CALL_S = 30.0  # for a whole answer, however slowly it drips in; the timeouts below are for each read
 GROUP_S = 60.0
 NO_TOKEN_S = 60.0
@@ -81,9 +82,12 @@ class WixClient(WixPort):
         prefixes: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
         now: Callable[[], float] = time.monotonic,
+        call_s: float = CALL_S,
     ) -> None:
-        """`prefixes` replaces single entries of protocol.PREFIXES. `now` counts seconds from anywhere."""
-        self._http = _open_http(api_url, transport)
+        """`prefixes` replaces single entries of protocol.PREFIXES. `now` counts seconds from anywhere. A call takes at
+        most `call_s`."""
+        self._call_s = call_s
+        self._http = _open_http(api_url, transport, min(READ_S, call_s))
         self._app_id = app_id
         self._app_secret = app_secret
         self._api_key = api_key
@@ -529,7 +533,7 @@ class WixClient(WixPort):
                     raise
 
     def _exchange(self, call: Call, identity: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
-        give_up_at = self._now() + CALL_S
+        give_up_at = self._now() + self._call_s
         headers = dict(identity)
         content = None
         if call.body is not None:
@@ -551,16 +555,18 @@ class WixClient(WixPort):
                             f"{call.name}: Wix's answer is larger than {MAX_BODY_BYTES} bytes"
                         )
                     if self._now() > give_up_at:
-                        raise RetryableError(f"{call.name}: Wix's answer took longer than {CALL_S:.0f} s")
+                        raise RetryableError(
+                            f"{call.name}: Wix's answer took longer than {self._call_s:.0f} s"
+                        )
         except httpx.RequestError as exc:
             raise RetryableError(f"{call.name}: no answer from Wix ({type(exc).__name__})") from exc
         return response.status_code, response.headers, bytes(body)
 
 
-def _open_http(api_url: str, transport: httpx.BaseTransport | None) -> httpx.Client:
+def _open_http(api_url: str, transport: httpx.BaseTransport | None, read_s: float) -> httpx.Client:
     return httpx.Client(
         base_url=api_url,
-        timeout=httpx.Timeout(15, connect=5),
+        timeout=httpx.Timeout(read_s, connect=min(5.0, read_s)),
         follow_redirects=False,
         # Sites share the connections; what Wix sets for one must not be sent for another.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),

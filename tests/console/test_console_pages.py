@@ -13,7 +13,7 @@ from admin.console import page as page_module
 from admin.console.page import Page, Visit, static
 from admin.console.words import Words, choose_language
 from admin.office import MANAGERS
-from admin.office.directory import FRESH_S, Names
+from admin.office.directory import FAILED_S, FRESH_S, Names
 from admin.office.refusals import wrong_fields
 from core.errors import (
     ForbiddenError,
@@ -205,10 +205,40 @@ def test_whom_wix_does_not_know_any_more_is_forgotten_here_and_while_wix_is_away
     house.wix.get_members = failing  # type: ignore[method-assign]
     assert look()[0] == known
     assert "Wix does not answer now" in look()[1]
+    seconds[0] += FAILED_S
     house.wix.get_members = lambda site, members: {}  # type: ignore[method-assign]
     assert look() == ("", "")
     house.wix.get_members = failing  # type: ignore[method-assign]
     assert look()[0] == "", "forgotten, and not only left out once"
+
+
+@on_sqlite
+def test_after_wix_failed_pages_ask_it_nothing_for_some_seconds(database: Database, clock: Clock):
+    house, seconds, asked = a_house(database, clock), [0.0], []
+    names = Names(house.wix, now=lambda: seconds[0])
+
+    def hang(*_: object) -> None:
+        asked.append(_)
+        raise RetryableError("no answer from Wix")
+
+    house.wix.list_groups = house.wix.get_site = house.wix.get_members = hang  # type: ignore[assignment, method-assign]
+    for _ in range(10):
+        directory = names.of(SITE, EVERYTHING)
+        assert directory.site().name == ""
+        assert directory.groups() == {}
+        assert directory.members([ANN]) == {}
+        assert "Wix does not answer now" in directory.trouble
+    assert len(asked) == 1
+    seconds[0] += FAILED_S
+    names.of(SITE, EVERYTHING).groups()
+    assert len(asked) == 2
+
+
+def test_a_nul_in_an_address_leads_nowhere(database: Database, clock: Clock):
+    person = Page("GET", "/people/{member}", hello)
+    visitor = a_visitor(a_house(database, clock), HELLO, person)
+    assert visitor.get("/hello?say=a%00b").status_code == 404
+    assert visitor.get("/people/%00").status_code == 404
 
 
 @on_sqlite

@@ -12,7 +12,6 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from starlette.applications import Starlette
-from starlette.testclient import TestClient
 
 from admin.api import Limiter, admin_api
 from admin.console.charts import Series, columns
@@ -32,6 +31,7 @@ from integrations.store.tables import automation_versions
 from integrations.store.tokens import Holder, Role, Tokens
 from tests.console.visiting import a_visitor, text_of
 from tests.house import ANN, RUNNERS, SENDER, SITE, WELCOME, YOGA, Clock, House, a_house, an_event
+from tests.test_admin_api import Counter
 
 OWNER = Holder("t", "admin", Role.OWNER, EVERYTHING)
 OTHERS = GroupId("0b1f0b5e-5a38-4a1c-8f0a-0a4f3f6f2f10")
@@ -270,8 +270,8 @@ def ask_api(house: House, query: str = "", role: Role = Role.OWNER, **reach: Any
     given = {"sites": ["*"], "groups": [], **reach}
     token, _ = Tokens(house.database).create(f"token-{uuid4().hex}", role, **given, who="a test")
     api = admin_api("the admin's token", an_office(house), Limiter())
-    with TestClient(Starlette(routes=[api])) as client:
-        return client.get(f"/api/v1/today{query}", headers={"Authorization": f"Bearer {token}"})
+    counter = Counter(Starlette(routes=[api]))
+    return counter.ask("GET", f"/api/v1/today{query}", headers={"Authorization": f"Bearer {token}"})
 
 
 def test_the_api_tells_the_same_as_the_page(database: Database, clock: Clock):
