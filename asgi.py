@@ -53,6 +53,7 @@ from webhooks.verify import Verifier, load_public_key
 
 WORKER_SILENT_AFTER_S = 30.0
 COUNTED_EVERY_S = 15.0
+DESK_WAITS_S = 5.0
 PAGE_WAITS_S = 4.0
 """For one answer of Wix: somebody looks at an empty window meanwhile."""
 
@@ -62,6 +63,8 @@ def create_app(settings: Settings) -> Starlette:
     tables are not those of this release; every other connection is opened when it is needed."""
     # Wix waits 1.25 s: a lock that is held longer than a second is answered with 503.
     database = open_database(settings.database, timeout_s=1.0)
+    # People wait longer, and however many do, they take no connection from the door.
+    desk = Database(settings.database, timeout_s=DESK_WAITS_S)
     journal = Journal(database, listened=ROUTES)
     suppressions = Suppressions(database)
     celery = create_celery_app(settings.broker, publisher=True)
@@ -92,14 +95,14 @@ def create_app(settings: Settings) -> Starlette:
     wix = open_wix(settings, redis, call_s=PAGE_WAITS_S)
     renderer = Renderer(TEMPLATES)
     office = Office.over(
-        database,
-        journal,
+        desk,
+        Journal(desk, listened=ROUTES),
         doorbell.ring,
         wix=wix.for_bulk(),  # a page that waits for Wix takes no live event's room
-        book=Book(database, read_file(settings), renderer.names()),
+        book=Book(desk, read_file(settings), renderer.names()),
         renderer=renderer,
         hashes=hashes,
-        trial=open_trials(settings, renderer, suppressions),
+        trial=open_trials(settings, renderer, Suppressions(desk)),
         calls_per_minute=settings.wix_calls_per_minute,
         sender=Sender(has_postal_address=bool(settings.email_postal_address)),
     )
@@ -121,6 +124,7 @@ def create_app(settings: Settings) -> Starlette:
         wix.close()
         redis.close()
         database.close()
+        desk.close()
 
     app = Starlette(
         routes=[

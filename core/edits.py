@@ -16,7 +16,7 @@ import tomlkit
 from tomlkit.items import AoT, Array, Table
 
 from core.errors import NotThereError, WrongStateError
-from core.toml_lines import Path, find_headers
+from core.toml_lines import Path, find_excess, find_headers
 
 Kind = Literal["automation", "report", "follow"]
 
@@ -63,6 +63,9 @@ class ChangePolicy:
 
 Edit = Change | Add | Remove | Move | ChangePolicy
 
+MOST_KEPT = 500
+"""Elements of a list whose comments are kept; a longer one is written anew, which takes no quadratic time."""
+
 ELSEWHERE = "this text is arranged in a way that only the editor of the whole text can change"
 
 
@@ -71,10 +74,14 @@ def apply_edits(text: str, edits: Sequence[Edit]) -> str:
     outcome is, has to be asked of it.
 
     Raises NotThereError for a name that is not there, WrongStateError for a text that is arranged too oddly, ValueError
-    for a value that TOML has no words for.
+    for a value that TOML has no words for, or that makes the text one that find_excess has a word about.
     """
+    sheet = _Sheet.read(text)
     for edit in edits:
-        text = _apply(text, edit)
+        text = _apply(sheet, edit).text
+        sheet = replace(_Sheet.read(text), known=sheet.known)
+    if excess := find_excess(text):
+        raise ValueError(f"the text {excess}")
     try:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:  # a policy of dotted keys, say, was given a table too
@@ -82,14 +89,11 @@ def apply_edits(text: str, edits: Sequence[Edit]) -> str:
     return text
 
 
-def _apply(text: str, edit: Edit) -> str:
-    sheet = _Sheet.read(text)
+def _apply(sheet: _Sheet, edit: Edit) -> _Sheet:
     match edit:
         case Change():
             place = sheet.find(edit.kind, edit.name)
-            return sheet.with_table(
-                place, _changed(sheet.tables[place].text, (edit.kind, 0), edit.fields)
-            ).text
+            return sheet.with_table(place, _changed(sheet.tables[place].text, (edit.kind, 0), edit.fields))
         case Add():
             table = tomlkit.table()
             _set(table, edit.fields)
@@ -97,17 +101,17 @@ def _apply(text: str, edit: Edit) -> str:
             array.append(table)
             document = tomlkit.document()
             document.append(edit.kind, array)
-            return sheet.with_new(edit.kind, tomlkit.dumps(document).strip("\n") + "\n").text
+            return sheet.with_new(edit.kind, tomlkit.dumps(document).strip("\n") + "\n")
         case Remove():
-            return sheet.without(sheet.find(edit.kind, edit.name)).text
+            return sheet.without(sheet.find(edit.kind, edit.name))
         case Move():
-            return sheet.moved(sheet.find(edit.kind, edit.name), edit.by).text
+            return sheet.moved(sheet.find(edit.kind, edit.name), edit.by)
     path: tuple[str | int, ...] = ("policy", "site", edit.site) if edit.site else ("policy",)
     found = [place for place, table in enumerate(sheet.tables) if table.paths[0] == path]
     if found:
-        return sheet.with_table(found[0], _changed(sheet.tables[found[0]].text, path, edit.fields)).text
+        return sheet.with_table(found[0], _changed(sheet.tables[found[0]].text, path, edit.fields))
     header = f"[policy.site.{_quoted(edit.site)}]\n" if edit.site else "[policy]\n"
-    return sheet.with_policy(_changed(header, path, edit.fields)).text
+    return sheet.with_policy(path, _changed(header, path, edit.fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,8 @@ class _Sheet:
     tables: tuple[_Block, ...]
     rest: str
     """What follows the last table."""
+    known: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Text of a table -> its name, of those that were read once: a list of edits asks for many."""
 
     @property
     def text(self) -> str:
@@ -161,10 +167,12 @@ class _Sheet:
         return cls(tuple(tables), "".join(lines[end:]))
 
     def find(self, kind: Kind, name: str) -> int:
-        known = "rules_of" if kind == "follow" else "name"
         for place in self._places(kind):
-            [values] = tomlkit.parse(self.tables[place].text).unwrap()[kind]
-            if values.get("name", values.get(known)) == name:
+            text = self.tables[place].text
+            if text not in self.known:
+                [values] = tomllib.loads(text)[kind]
+                self.known[text] = values.get("name", values.get("rules_of" if kind == "follow" else "name"))
+            if self.known[text] == name:
                 return place
         if kind in tomllib.loads(self.text) and not self._places(kind):  # a list without tables of its own
             raise WrongStateError(ELSEWHERE)
@@ -191,18 +199,18 @@ class _Sheet:
         new = _Block(((kind, 0),), before, text)
         return replace(self, tables=(*self.tables[: last + 1], new, *self.tables[last + 1 :]))
 
-    def with_policy(self, text: str) -> _Sheet:
+    def with_policy(self, path: Path, text: str) -> _Sheet:
         """After what there is of the policy, else before every table."""
         last = max((place for place, table in enumerate(self.tables) if table.is_of("policy")), default=-1)
         if last >= 0:
             before = "\n" if self.tables[last].text.endswith("\n") else "\n\n"
-            new = _Block((("policy",),), before, text)
+            new = _Block((path,), before, text)
             return replace(self, tables=(*self.tables[: last + 1], new, *self.tables[last + 1 :]))
         if not self.tables:
             rest = self.rest and self.rest.rstrip("\n") + "\n\n"
             return replace(self, rest=rest + text)
         first = self.tables[0]
-        new = _Block((("policy",),), first.gap, text)
+        new = _Block((path,), first.gap, text)
         return replace(self, tables=(new, replace(first, gap="\n"), *self.tables[1:]))
 
     def without(self, place: int) -> _Sheet:
@@ -307,6 +315,8 @@ def _replace_tables(known: AoT, values: Sequence[Mapping[str, Any]]) -> None:
 
 def _replace_some(known: Array, values: list[Any]) -> bool:
     """Take out and add at the end, so that comments within the list stay. False: it cannot be said like that."""
+    if max(len(known), len(values)) > MOST_KEPT:
+        return False
     kept = [value for value in known.unwrap() if value in values]
     if values[: len(kept)] != kept or len(set(map(str, known))) != len(known):
         return False

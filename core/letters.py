@@ -53,6 +53,8 @@ class WixCall:
     automation: str | None = None
     text: str = ""
     reason: str = ""
+    asked_at: datetime | None = None
+    """When the request was made that this decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,11 @@ def letter_key(group: GroupId, member: MemberId, automation: str, joined_at: dat
 
 def decision_key(group: GroupId, member: MemberId, asked_at: datetime) -> str:
     """One decision for one request, whoever takes it: a later request of the same person has another time."""
-    return f"decide:{group}:{member}:{asked_at.replace(microsecond=0).isoformat()}"
+    return decision_key_prefix(group, member) + asked_at.replace(microsecond=0).isoformat()
+
+
+def decision_key_prefix(group: GroupId, member: MemberId) -> str:
+    return f"decide:{group}:{member}:"
 
 
 def job_letter_key(job: str, member: MemberId) -> str:

@@ -6,6 +6,11 @@ import re
 import tomllib
 from collections.abc import Iterator
 
+LONGEST_TEXT = 128 * 1024
+"""Characters of a text that is edited. Readers of TOML take quadratic time for some."""
+MOST_DOTS = 8
+"""In one key."""
+
 Path = tuple[str | int, ...]
 """Keys and list positions from the top: ("automation", 0, "answers", "any", 2)."""
 
@@ -18,6 +23,23 @@ _PART = re.compile(
     | [^\s\#\[\]{}=,."']+ )""",
     re.VERBOSE | re.DOTALL,
 )
+
+_DOTTED = re.compile(
+    r"""(?:^|[{,])[ \t]*(?:\[{1,2}[ \t]*)?
+    (?:(?:[A-Za-z0-9_-]+ | "(?:\\.|[^"\\\n])*" | '[^'\n]*')[ \t]*\.[ \t]*){"""
+    f"{MOST_DOTS + 1}}}",
+    re.VERBOSE | re.MULTILINE,
+)
+
+
+def find_excess(text: str) -> str:
+    """Why a text that anybody may have sent is not to be given to a reader of TOML; "" when it may."""
+    if len(text) > LONGEST_TEXT:
+        return f"is longer than {LONGEST_TEXT // 1024} KB"
+    if found := _DOTTED.search(text):
+        line = text.count("\n", 0, found.end()) + 1
+        return f"line {line}: a key has more than {MOST_DOTS} dots"
+    return ""
 
 
 def find_lines(text: str) -> dict[Path, int]:

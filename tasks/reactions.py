@@ -315,6 +315,7 @@ def _decision(place: _Place, outcome: Outcome) -> WixCall:
         automation=automation.name,
         text=automation.reason,
         reason=outcome.reason,
+        asked_at=place.at,
     )
 
 

@@ -9,11 +9,13 @@ from datetime import datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
+from core.automations import Automations
+from core.community import SiteId
 from core.errors import ConfigError, JournalUnavailableError, NotThereError, WrongStateError
 from integrations.store.audit import Audit
 from integrations.store.book import Book, File
 from integrations.store.database import Database
-from integrations.store.flows import Flows
+from integrations.store.flows import REMEMBERED_S, Flows
 from integrations.store.reach import Reach
 from integrations.store.sites import note_site
 from integrations.store.tables import automation_versions
@@ -129,6 +131,52 @@ def test_a_process_of_an_earlier_deployment_does_not_bring_its_file_back(databas
     assert len(versions(database)) == 3
 
 
+def test_a_machine_with_an_older_file_does_not_undo_what_was_edited(
+    database: Database, clock: Clock, caplog: pytest.LogCaptureFixture
+):
+    def start(text: str) -> Book:
+        clock.move(minutes=1)
+        book = a_book(database, text, clock())
+        book.current()
+        return book
+
+    start(WELCOME)
+    start(LATER).add(OFF, base=2, who="user ada")
+    caplog.clear()
+    assert not start(WELCOME).current().automations[0].enabled
+    assert not start(LATER).current().automations[0].enabled
+    assert [number for number, *_ in versions(database)] == [1, 2, 3]
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.message == "automations.file_not_taken_in"
+    told = (warning.version, warning.edited, warning.newest)  # type: ignore[attr-defined]
+    assert told == (1, 3, 3)
+
+
+def test_a_file_of_before_comes_back_unless_it_was_edited_since(database: Database, clock: Clock):
+    third = f"# third\n{WELCOME}"
+    for text in (WELCOME, None, LATER, third, LATER, WELCOME):  # None: an edit
+        clock.move(minutes=1)
+        if text is None:
+            a_book(database, WELCOME, clock()).add(OFF, base=1, who="user ada")
+        a_book(database, text or WELCOME, clock()).current()
+    assert [text for _, _, text in versions(database)] == [WELCOME, OFF, LATER, third, LATER]
+
+
+def test_a_new_file_that_takes_the_place_of_an_edit_is_logged(
+    database: Database, clock: Clock, caplog: pytest.LogCaptureFixture
+):
+    a_book(database, WELCOME, clock()).current()
+    a_book(database, WELCOME, clock()).add(OFF, base=1, who="user ada")
+    clock.move(minutes=1)
+    a_book(database, OFF, clock()).current()  # exported, and deployed
+    assert "automations.file_replaces_edit" not in caplog.text
+    a_book(database, OFF, clock()).add(WELCOME, base=3, who="user ada")
+    clock.move(minutes=1)
+    a_book(database, LATER, clock()).current()
+    assert "automations.file_replaces_edit" in caplog.text
+    assert [source for _, source, _ in versions(database)] == ["file", "edit", "file", "edit", "file"]
+
+
 def test_a_command_takes_no_file_in(database: Database, clock: Clock):
     looker = a_book(database, LATER, None)
     assert looker.current().automations[0].after_s == 2 * 86400
@@ -217,6 +265,23 @@ def test_while_the_database_is_away_what_it_said_last_goes_on(
     assert [source for _, source, _ in versions(database)] == ["file", "edit", "file"]
 
 
+def test_the_first_answer_after_the_database_is_back_is_the_right_one(
+    database: Database, clock: Clock, watch: Watch, monkeypatch: pytest.MonkeyPatch
+):
+    a_book(database, WELCOME, clock()).current()
+    a_book(database, WELCOME, clock()).add(OFF, base=1, who="user ada")
+
+    def away() -> Iterator[None]:
+        raise JournalUnavailableError("away")
+
+    for read_at in (clock(), None):
+        book = a_book(database, WELCOME, read_at, watch)
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "read", away)
+            assert book.current().automations[0].enabled
+        assert not book.current().automations[0].enabled
+
+
 def test_a_version_that_cannot_be_used_any_more_stops_nothing_and_is_named(
     database: Database, clock: Clock, watch: Watch
 ):
@@ -231,6 +296,134 @@ def test_a_version_that_cannot_be_used_any_more_stops_nothing_and_is_named(
     assert "there is no such letter" in book.trouble()
     book.add(WELCOME, base=3, who="user ada")
     assert (book.number(), book.trouble()) == (4, "")
+
+
+OFFER = """
+[[automation]]
+name = "offer"
+on = ["join_requested"]
+email = "yoga-offer"
+purpose = "promotional"
+
+[[automation.then]]
+name = "later"
+email = "welcome"
+after = "7d"
+"""
+GONE = """
+[[automation]]
+name = "spring"
+on = ["join_requested"]
+email = "spring"
+purpose = "promotional"
+"""
+REST = """
+[[report]]
+name = "weekly"
+every = "week"
+to = ["board@example.com"]
+
+[[follow]]
+rules_of = "Trail Runners"
+"""
+BEFORE = f'[policy.site.another]\ntime_zone = "Europe/Rome"\n{WELCOME}{OFFER}{REST}'
+
+
+def what_goes_on(database: Database, clock: Clock, before: str, after: str) -> Automations:
+    """In a process that lacks the letter "spring", which `after` names."""
+    a_book(database, before, clock()).current()
+    with database.begin() as tx:
+        saved = {"number": 2, "text": after, "hash": "x", "source": "edit", "who": "user ada", "note": ""}
+        tx.execute(sa.insert(automation_versions).values(**saved, created_at=tx.now))
+    book = a_book(database, before, clock())
+    assert book.number() == 1
+    assert "cannot be used" in book.trouble()
+    return book.current()
+
+
+def are_on(automations: Automations) -> set[str]:
+    return {
+        one.name
+        for one in (*automations.automations, *automations.reports, *automations.follows)
+        if one.enabled
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "off"),
+    [
+        (("", ""), set()),
+        (('"offer"', '"offer"\nenabled = false'), {"offer", "offer.later"}),
+        ((OFFER, ""), {"offer", "offer.later"}),
+        (('name = "later"', 'name = "much-later"'), {"offer.later"}),
+        (('"weekly"', '"weekly"\nenabled = false'), {"weekly"}),
+        (('rules_of = "Trail', 'enabled = false\nrules_of = "Trail'), {"Trail Runners"}),
+    ],
+)
+def test_what_the_newest_version_switches_off_is_off_where_it_cannot_be_used(
+    database: Database, clock: Clock, change: tuple[str, str], off: set[str]
+):
+    goes_on = what_goes_on(database, clock, BEFORE, BEFORE.replace(*change, 1) + GONE)
+    assert are_on(goes_on) == {"welcome", "offer", "offer.later", "weekly", "Trail Runners"} - off
+    assert goes_on.policy.send
+    assert len(goes_on.automations) == 3
+
+
+@pytest.mark.parametrize(
+    ("policy", "sends"),
+    [
+        ("[policy]\nsend = false\n", {"another": False, "third": False, "fourth": False}),
+        ("[policy.site.third]\nsend = false\n", {"another": True, "third": False, "fourth": True}),
+        (
+            "[policy]\nsend = false\n[policy.site.third]\nsend = true\n",
+            {"another": False, "third": True, "fourth": False},
+        ),
+    ],
+)
+def test_letters_that_the_newest_version_stops_do_not_go_where_it_cannot_be_used(
+    database: Database, clock: Clock, policy: str, sends: dict[str, bool]
+):
+    goes_on = what_goes_on(database, clock, BEFORE, policy + BEFORE + GONE)
+    assert {site: goes_on.policy_of(SiteId(site)).send for site in sends} == sends
+    assert goes_on.policy_of(SiteId("another")).time_zone == "Europe/Rome"
+
+
+def test_nobody_is_let_in_because_the_rule_before_is_not_known(database: Database, clock: Clock):
+    deny = '[[automation]]\nname = "deny"\non = ["join_requested"]\ndecide = "reject"\nanswers = {any = ["spam"]}\n'
+    admit = '[[automation]]\nname = "admit"\non = ["join_requested"]\ndecide = "approve"\n'
+    renamed = deny.replace('"deny"', '"turn-down"\nemail = "spring"\npurpose = "promotional"')
+    goes_on = what_goes_on(database, clock, deny + admit, renamed + admit)
+    assert are_on(goes_on) == set()
+
+
+def test_decisions_go_on_where_the_newest_version_has_the_same_rules_first(database: Database, clock: Clock):
+    flag = '[[automation]]\nname = "look"\non = ["join_requested"]\ndecide = "flag"\n'
+    admit = '[[automation]]\nname = "admit"\non = ["join_requested"]\ndecide = "approve"\n'
+    off = flag.replace('"look"', '"look"\nenabled = false')
+    assert are_on(what_goes_on(database, clock, flag + admit, off + admit + GONE)) == {"admit"}
+
+
+def test_a_version_that_cannot_be_read_at_all_switches_nothing_off(database: Database, clock: Clock):
+    book = a_book(database, WELCOME, clock())
+    book.current()
+    with database.begin() as tx:
+        garbled = {"number": 2, "text": "[[automation", "hash": "x", "source": "edit", "who": "somebody"}
+        tx.execute(sa.insert(automation_versions).values(**garbled, note="", created_at=tx.now))
+    fresh = a_book(database, WELCOME, clock())
+    assert are_on(fresh.current()) == {"welcome"}
+    assert fresh.trouble().startswith("version 2 cannot be used")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "automation = 3\npolicy = []\nreport = [1]",
+        '[[automation]]\nname = ["welcome"]\ndecide = 1\nthen = {}',
+        '[policy]\nsite = "x"\n[[automation]]\nname = "welcome"\nenabled = "yes"',
+    ],
+)
+def test_what_stands_in_the_newest_version_in_another_way_is_off(database: Database, clock: Clock, text: str):
+    assert are_on(what_goes_on(database, clock, BEFORE, text)) == set()
 
 
 # At work.
@@ -317,7 +510,19 @@ def test_letters_are_counted_for_each_step_and_state(database: Database, clock: 
     assert flows.waiting(SITE, ["welcome"], after=None) == []
     assert flows.waiting(SITE, ["welcome.later"], after=(row.next_at, row.id)) == []
     clock.move(days=31)
-    assert flows.counts(SITE) == {"welcome.later": {"waiting": 1}}
+    assert Flows(database).counts(SITE) == {"welcome.later": {"waiting": 1}}
+
+
+def test_letters_are_not_counted_again_for_each_look(database: Database, clock: Clock):
+    house = a_house(database, clock, WELCOME)
+    flows = Flows(database, lambda: clock().timestamp())
+    others = Reach(frozenset({SITE}), frozenset({"another-group"}))
+    assert flows.counts(SITE) == flows.counts(SITE, others) == {}
+    house.hear(an_event(clock))
+    house.work()
+    assert flows.counts(SITE) == {}
+    clock.move(seconds=REMEMBERED_S)
+    assert (flows.counts(SITE), flows.counts(SITE, others)) == ({"welcome": {"sent": 1}}, {})
 
 
 def test_only_letters_within_reach_are_counted_and_named(database: Database, clock: Clock):

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.community import MemberId, SiteId
+from core.community import GroupId, MemberId, SiteId
 from integrations.store.database import Database
 from integrations.store.flows import Flows
 from integrations.store.glance import Glance
@@ -17,12 +17,18 @@ from integrations.store.jobs import Jobs
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
 from integrations.store.mailings import Mailings
-from integrations.store.outbox import Outbox
+from integrations.store.outbox import Outbox, decisions_of
 from integrations.store.reach import EVERYTHING
 from integrations.store.requests import Requests
 
 SITE = SiteId("x")
 NOON = datetime(2026, 5, 3, 12, tzinfo=UTC)
+
+
+def _decisions(database: Database) -> None:
+    with database.begin() as tx:
+        decisions_of(tx, SITE, GroupId("g"), MemberId("1"))
+
 
 ASKED: dict[str, tuple[Callable[[Database], object], str, str]] = {
     "is a live letter due": (lambda database: Ledger(database).any_due(), "messages", "ix_messages_due"),
@@ -58,6 +64,7 @@ ASKED: dict[str, tuple[Callable[[Database], object], str, str]] = {
     "decisions by their keys": (
         lambda database: Requests(database).decisions(SITE, ["1"]), "outbox", "_outbox_",
     ),
+    "what decided a person's requests": (_decisions, "outbox", "_outbox_"),
     "what persons decided lately": (
         lambda database: Requests(database).under_way(SITE, EVERYTHING, since=timedelta(hours=1), limit=500),
         "outbox",

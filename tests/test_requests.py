@@ -13,22 +13,26 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from admin.office import Office, requests
+from admin.office import Office, requests, why
 from admin.office.pending import PendingRequests
 from admin.office.refusals import RefusedError
 from core import events
 from core.community import Answer, Group, GroupId, Member, MemberId, Membership
 from core.errors import ForbiddenError, NotFoundError, NotThereError, RetryableError, WrongStateError
 from core.events import Event
+from core.letters import WixCall, decision_key
 from core.matching import AnswerRule
 from integrations.store.database import Database
+from integrations.store.outbox import owe_calls
 from integrations.store.reach import EVERYTHING, Reach
+from integrations.store.requests import Requests
 from integrations.store.sites import note_site
 from integrations.store.suppressions import forget_member
 from integrations.store.tables import audit, outbox
 from integrations.store.tables import events as journal
 from integrations.store.tokens import Holder, Role
 from tasks.events import run_events
+from tasks.outbox import pay_outbox
 from tests.house import RUNNERS, SITE, Clock, House, a_house, an_event
 
 CHOIR = GroupId("choir")
@@ -48,6 +52,27 @@ on = ["join_requested"]
 decide = "flag"
 [automation.answers]
 any = ["press"]
+"""
+OF_OTHERS = """
+[[automation]]
+name = "of-another-site"
+on = ["join_requested"]
+sites = ["another-site"]
+purpose = "promotional"
+email = "yoga-offer"
+decide = "reject"
+[automation.answers]
+any = ["secretword"]
+
+[[automation]]
+name = "of-the-choir"
+on = ["join_requested"]
+groups = ["Choir"]
+enabled = false
+purpose = "promotional"
+email = "yoga-offer"
+[automation.answers]
+any = ["sing*"]
 """
 ADA = Holder("u1", "user ada", Role.MANAGER, EVERYTHING)
 RUNNERS_ADMIN = Holder("u2", "user rik", Role.GROUP_ADMIN, Reach(frozenset({SITE}), frozenset({RUNNERS})))
@@ -368,6 +393,127 @@ def test_two_persons_at_once_decide_once(house: House):
 
     assert sorted(outcomes) == ["decided", "refused"]
     assert len(rows(house)) == 1
+
+
+@pytest.mark.parametrize("paid", [False, True])
+@pytest.mark.parametrize("apart_s", [0, -2, 2], ids=["same-second", "told-earlier", "told-later"])
+def test_a_person_who_decides_while_a_rule_reads_the_answers_has_decided_alone(
+    house: House, clock: Clock, monkeypatch: pytest.MonkeyPatch, apart_s: int, paid: bool
+):
+    asks(house, BO, "a teacher", hours=1)
+    house.hear(told(clock, BO, "e1", hours=1, seconds=apart_s))
+    read = house.wix.list_answers
+
+    def slowly(*asked: Any) -> Any:
+        found = read(*asked)
+        monkeypatch.undo()
+        decide(house, BO, kind="reject")
+        if paid:
+            clock.move(seconds=20)
+            pay_outbox(house.services)
+        return found
+
+    monkeypatch.setattr(house.wix, "list_answers", slowly)
+    house.work()
+    clock.move(seconds=20)
+    house.work()
+
+    assert rows(house) == [("reject", "done", "user ada", None)]
+    assert asked_of_wix(house) == [("reject_requests", RUNNERS, (BO,), "")]
+
+
+@pytest.mark.parametrize("apart_s", [0, -2, 2], ids=["same-second", "told-earlier", "told-later"])
+def test_a_rule_that_decides_while_a_person_looks_has_decided_alone(
+    house: House, clock: Clock, monkeypatch: pytest.MonkeyPatch, apart_s: int
+):
+    asks(house, BO, "a teacher", hours=1)
+    house.hear(told(clock, BO, "e1", hours=1, seconds=apart_s))
+    write = Requests.decide
+
+    def late(*given: Any, **more: Any) -> Any:
+        run_events(house.services)
+        return write(*given, **more)
+
+    monkeypatch.setattr(Requests, "decide", late)
+    with pytest.raises(WrongStateError, match='is being approved already, by "let-teachers-in"'):
+        decide(house, BO, kind="reject")
+    house.work()
+
+    assert rows(house) == [("approve", "done", None, "let-teachers-in")]
+    assert asked_of_wix(house) == [("approve_requests", RUNNERS, (BO,))]
+
+
+def test_two_persons_seconds_apart_decide_once_though_wix_gives_no_date(
+    house: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    asks(house, BO, dated=False)
+    write = Requests.decide
+
+    def late(self: Requests, *given: Any, **more: Any) -> Any:
+        if more["who"] == ADA.who:
+            clock.move(seconds=1.2)
+            decide(house, BO, holder=RUNNERS_ADMIN)
+            clock.move(seconds=1.2)
+        return write(self, *given, **more)
+
+    monkeypatch.setattr(Requests, "decide", late)
+    with pytest.raises(WrongStateError, match="is being approved already, by user rik"):
+        decide(house, BO, kind="reject")
+
+    assert rows(house) == [("approve", "planned", "user rik", None)]
+
+
+def test_what_a_rule_and_a_person_write_in_the_same_moment_is_one_decision(house: House, clock: Clock):
+    """Neither sees what the other has not committed yet."""
+    asks(house, BO, hours=1)
+    call = WixCall(
+        key=decision_key(RUNNERS, BO, clock() - timedelta(hours=1, seconds=2)),
+        kind="approve", group=RUNNERS, member=BO, automation="let-teachers-in",
+        asked_at=clock() - timedelta(hours=1, seconds=2),
+    )  # fmt: skip
+    outcome: list[str] = []
+
+    def person() -> None:
+        try:
+            decide(house, BO, kind="reject")
+        except WrongStateError as exc:
+            outcome.append(str(exc))
+
+    thread = threading.Thread(target=person)
+    with house.database.begin() as tx:
+        owe_calls(tx, SITE, None, [call])
+        thread.start()
+        thread.join(timeout=0.5)  # it waits, or it has seen nothing of the call
+        assert thread.is_alive()
+    thread.join()
+
+    assert outcome == ['The request is being approved already, by "let-teachers-in".']
+    assert rows(house) == [("approve", "planned", None, "let-teachers-in")]
+
+
+@pytest.mark.parametrize("dated", [True, False])
+@pytest.mark.parametrize("kind", ["approve", "reject"])
+def test_a_new_request_after_a_decision_is_decided_by_rules_and_persons(
+    house: House, clock: Clock, kind: str, dated: bool
+):
+    asks(house, BO, hours=1, dated=dated)
+    house.hear(told(clock, BO, "e1", hours=1))
+    house.work()
+    decide(house, BO, kind=kind)
+    clock.move(seconds=16)
+    house.work()
+    clock.move(minutes=5)
+
+    asks(house, BO, "a teacher", minutes=1, dated=dated)
+    house.hear(told(clock, BO, "e2", minutes=1))
+    house.work()
+    clock.move(minutes=5)
+    asks(house, BO, "no", minutes=1, dated=dated)
+    house.hear(told(clock, BO, "e3", minutes=1))
+    house.work()
+    decide(house, BO, kind="reject")
+
+    assert [row[:2] for row in rows(house)] == [(kind, "done"), ("approve", "done"), ("reject", "planned")]
 
 
 def test_many_are_decided_at_once_and_of_each_that_is_not_it_is_said_why(house: House, clock: Clock):
@@ -823,3 +969,24 @@ def test_a_group_that_wix_does_not_know_any_more_has_no_requests(house: House):
     found = pending(house)
     assert [one.member for one in found.items] == [BO]
     assert found.troubles == {}
+
+
+def test_rules_of_other_sites_and_groups_are_nobody_elses_to_try_or_to_ask_about(
+    database: Database, clock: Clock
+):
+    house = a_house(database, clock, RULES + OF_OTHERS)
+    house.wix.groups = {
+        RUNNERS: Group(RUNNERS, "Trail Runners", "PRIVATE"), CHOIR: Group(CHOIR, "Choir", "PRIVATE"),
+    }  # fmt: skip
+    office = office_of(house)
+    both = ["let-teachers-in", "ask-a-person"]
+    singers = replace(RUNNERS_ADMIN, reach=Reach(frozenset({SITE}), frozenset({CHOIR})))
+
+    def offered(holder: Holder) -> tuple[list[str], list[str]]:
+        rules = [one.name for one in requests.rules_with_answers(office, holder, SITE)]
+        asked = [one.name for one in why.choices(office, holder, SITE) if one.about.startswith("automation:")]
+        return rules, asked
+
+    assert offered(ADA) == ([*both, "of-the-choir"], ["of-the-choir"])
+    assert offered(singers) == ([*both, "of-the-choir"], ["of-the-choir"])
+    assert offered(RUNNERS_ADMIN) == (both, [])

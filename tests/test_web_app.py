@@ -15,7 +15,10 @@ import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from starlette.applications import Starlette
+from starlette.routing import Mount
 
+from admin.api import Limiter, admin_api
+from admin.office import Office
 from asgi import create_app
 from config.settings import Settings, load_settings
 from core.community import MemberId, SiteId
@@ -214,6 +217,69 @@ def test_refusing_ten_hostile_deliveries_leaves_no_row(database_url: str, tmp_pa
 
     assert asyncio.run(attack()) == [401, 401, 401, 401, 401, 413, 401, 400, 401, 401]
     assert rows(database_url) == []
+
+
+@pytest.fixture
+def offices(monkeypatch: pytest.MonkeyPatch) -> list[Office]:
+    """Of the apps that are made."""
+    made: list[Office] = []
+
+    def api_of(token: str, office: Office, limiter: Limiter) -> Mount:
+        made.append(office)
+        return admin_api(token, office, limiter)
+
+    monkeypatch.setattr("asgi.admin_api", api_of)
+    return made
+
+
+def test_pages_that_hold_all_their_connections_take_none_from_the_door(
+    database_url: str, tmp_path: Path, offices: list[Office]
+):
+    token = UnsubscribeTokens(SECRET).issue(UnsubscribeClaim(SiteId("site"), MemberId("m-ann"), "a-hash"))
+
+    async def knock() -> list[int]:
+        app = create_app(settings_for(database_url, tmp_path))
+        [office] = offices
+        async with running(app) as client:
+            with contextlib.ExitStack() as pages:
+                for engine in {office.database.engine, office.database._reading}:
+                    for _ in range(14 if engine.dialect.name == "postgresql" else engine.pool.size()):  # type: ignore[attr-defined]
+                        pages.enter_context(contextlib.closing(engine.raw_connection()))
+                answers = [
+                    await client.post("/webhooks/wix", content=delivery()),
+                    await client.post(f"/unsubscribe/{token}"),
+                    await client.get("/health/ready"),
+                ]
+            return [answer.status_code for answer in answers]
+
+    assert asyncio.run(knock()) == [200, 200, 200]
+
+
+def test_people_wait_for_a_lock_that_is_too_long_for_the_door(tmp_path: Path):
+    path = tmp_path / "usher.db"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+    admin = "an admin token that is long enough"
+
+    async def ask() -> list[int]:
+        settings = settings_for(f"sqlite:///{path}", tmp_path, admin_token=admin)
+        async with running(create_app(settings)) as client:
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writer:
+                writer.execute("BEGIN IMMEDIATE")
+                asked = asyncio.create_task(
+                    client.post(
+                        "/api/v1/tokens",
+                        json={"name": "ada", "role": "manager", "sites": ["*"]},
+                        headers={"Authorization": f"Bearer {admin}"},
+                    )
+                )
+                # Together they take longer than either: what was asked first has waited the door's second by then.
+                refused = [await client.post("/webhooks/wix", content=delivery()) for _ in range(2)]
+                writer.execute("ROLLBACK")
+                return [*(answer.status_code for answer in refused), (await asked).status_code]
+
+    assert asyncio.run(ask()) == [503, 503, 201]
 
 
 def test_a_scrape_holds_up_no_delivery_and_none_holds_it_up(tmp_path: Path):

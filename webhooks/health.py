@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from anyio import CapacityLimiter, to_thread
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -25,6 +25,7 @@ def health_routes(
 ) -> list[Route]:
     """`checks` by name; deliveries can be committed as long as the one named "database" says "ok"."""
     probes = {name: _Probe(check, timeout_s) for name, check in checks.items()}
+    room = CapacityLimiter(1)  # a collector may ask the database: beside the loop, and beside pages that wait
 
     async def live(_request: Request) -> Response:
         return PlainTextResponse("ok", headers=_NO_STORE)
@@ -40,7 +41,7 @@ def health_routes(
         )
 
     async def metrics(_request: Request) -> Response:
-        text = await run_in_threadpool(generate_latest, registry)  # a collector may ask the database
+        text = await to_thread.run_sync(generate_latest, registry, limiter=room)
         return Response(text, headers={**_NO_STORE, "Content-Type": CONTENT_TYPE_LATEST})
 
     return [

@@ -9,7 +9,7 @@ import hmac
 import logging
 from collections.abc import Callable, Sequence
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -21,6 +21,7 @@ from webhooks.endpoint import read_body
 log = logging.getLogger(__name__)
 
 BODY_WITHIN_S = 30.0
+_AT_ONCE = 4
 
 
 def inbound_routes(token: str, take_in: Callable[[bytes, Sequence[str]], str]) -> list[Route]:
@@ -31,6 +32,7 @@ def inbound_routes(token: str, take_in: Callable[[bytes, Sequence[str]], str]) -
     `take_in` may block, has committed when it returns, is harmless when done again, and raises
     JournalUnavailableError.
     """
+    room = CapacityLimiter(_AT_ONCE)  # of its own, for the reason in webhooks/unsubscribe.py
 
     async def receive_mail(request: Request) -> Response:
         if not _may_enter(request, token):
@@ -44,7 +46,7 @@ def inbound_routes(token: str, take_in: Callable[[bytes, Sequence[str]], str]) -
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
         try:
-            await run_in_threadpool(take_in, raw, _recipients(request))
+            await to_thread.run_sync(take_in, raw, _recipients(request), limiter=room)
         except JournalUnavailableError as exc:
             reason = type(exc.__cause__ or exc).__name__
             log.error("mail.not_committed", extra={"reason": reason})

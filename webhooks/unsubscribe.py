@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from urllib.parse import parse_qs
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -24,6 +24,7 @@ from webhooks.unsubscribe_pages import HEADERS, PAGES, preferred_language
 log = logging.getLogger(__name__)
 
 _LONGEST_FORM_BYTES = 4096
+_AT_ONCE = 4
 
 
 def unsubscribe_routes(
@@ -35,6 +36,8 @@ def unsubscribe_routes(
     """`read_token` raises InvalidTokenError. `unsubscribe` ends the letters of the group, or with None all promotional
     ones; it may block, has committed when it returns, is harmless when done again, and raises
     JournalUnavailableError."""
+    # Starlette's threads may all be held by pages that wait for Wix.
+    room = CapacityLimiter(_AT_ONCE)
 
     async def ask(request: Request) -> Response:
         try:
@@ -55,7 +58,7 @@ def unsubscribe_routes(
             group = None
         about = {"site": claim.site, "member": claim.member, "group": group}
         try:
-            await run_in_threadpool(unsubscribe, claim, group)
+            await to_thread.run_sync(unsubscribe, claim, group, limiter=room)
         except JournalUnavailableError as exc:
             # No traceback: a driver's error repeats the row.
             reason = type(exc.__cause__ or exc).__name__

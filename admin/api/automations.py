@@ -31,11 +31,13 @@ class AutomationsQuery(Query):
 
 
 class NewText(Body):
-    """`base`: the newest version that its writer saw."""
+    """`base`: the newest version that its writer saw. `names_go`: names that have letters may be gone while others
+    come, although letters can go once more under another name."""
 
     base: Number
     text: str
     note: Note = ""
+    names_go: bool = False
 
 
 class OneEdit(Body):
@@ -67,10 +69,12 @@ class NewEdits(Body):
     base: Number
     edits: Annotated[list[OneEdit], Field(min_length=1, max_length=100)]
     note: Note = ""
+    names_go: bool = False
 
 
 class RollBack(Body):
     base: Number
+    names_go: bool = False
 
 
 class Step(Answer):
@@ -157,17 +161,24 @@ def _described(automations: Automations, counts: Any) -> list[dict[str, Any]]:
 
 
 def save_automations(office: Office, call: Call) -> Response:
-    return _saved(call, room.save(office, call.holder, call.body.text, call.body.base, call.body.note))
+    return _save(office, call, call.body.text)
 
 
 def edit_automations(office: Office, call: Call) -> Response:
     edits = [edit.meant for edit in call.body.edits]
     text, _ = room.edited(office, call.holder, call.body.base, edits)
-    return _saved(call, room.save(office, call.holder, text, call.body.base, call.body.note))
+    return _save(office, call, text)
+
+
+def _save(office: Office, call: Call, text: str) -> Response:
+    body = call.body
+    return _saved(call, room.save(office, call.holder, text, body.base, body.note, names_go=body.names_go))
 
 
 def roll_back_automations(office: Office, call: Call) -> Response:
-    return _saved(call, room.roll_back(office, call.holder, _number(call.id), call.body.base))
+    body = call.body
+    row = room.roll_back(office, call.holder, _number(call.id), body.base, names_go=body.names_go)
+    return _saved(call, row)
 
 
 def _saved(call: Call, row: Any) -> Response:

@@ -239,8 +239,9 @@ def list_past_requests(office: Office, call: Call) -> Response:
 
 def back_test_rule(office: Office, call: Call) -> Response:
     new = call.body
-    rules = office.automations()
-    known = rules.named(new.automation)
+    rules, site = office.automations(), SiteId(new.site)
+    mine = room.rules_within(office, call.holder, site)
+    known = next((one for one in mine if one.name == new.automation), None)
     if new.automation and known is None:
         raise NotThereError("there is no automation of this name")
     edit = room.edit_of(known)
@@ -255,7 +256,7 @@ def back_test_rule(office: Office, call: Call) -> Response:
     if new.decide is not None:
         edit = replace(edit, decide=new.decide)
     tested = room.edited_rules(rules, edit)
-    found = room.back_test(office, call.holder, SiteId(new.site), tested, name=edit.name, group=new.group)
+    found = room.back_test(office, call.holder, site, tested, name=edit.name, group=new.group)
     return answer(
         _without_none(
             {

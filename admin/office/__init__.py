@@ -21,6 +21,7 @@ from integrations.email.unsubscribe import AddressHashes
 from integrations.store.audit import Audit
 from integrations.store.book import Book
 from integrations.store.database import Database
+from integrations.store.flows import Flows
 from integrations.store.jobs import Jobs
 from integrations.store.journal import Journal
 from integrations.store.ledger import Ledger
@@ -58,6 +59,7 @@ class Office:
     journal: Journal
     ledger: Ledger
     outbox: Outbox
+    flows: Flows
     jobs: Jobs
     suppressions: Suppressions
     sites: Sites
@@ -110,6 +112,7 @@ class Office:
             journal=journal,
             ledger=Ledger(database),
             outbox=Outbox(database),
+            flows=Flows(database),
             jobs=Jobs(database),
             suppressions=Suppressions(database),
             sites=Sites(database),

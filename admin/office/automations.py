@@ -17,12 +17,22 @@ import sqlalchemy as sa
 from admin.office import MANAGERS, READERS, Office
 from admin.office.refusals import MOST_ERRORS, RefusedError, wrong_fields
 from admin.office.words import N_
-from core.automations import TRIGGERS, WITH_ANSWERS, Automation, Automations, Outcome, plan
+from core.automations import (
+    TRIGGERS,
+    WITH_ANSWERS,
+    Automation,
+    Automations,
+    Outcome,
+    parse_automations,
+    plan,
+)
 from core.community import Answer, Group, SiteId
 from core.edits import Edit, apply_edits
 from core.errors import ConfigError, NotThereError, WrongStateError
+from core.toml_lines import LONGEST_TEXT, find_excess
 from integrations.store.book import EDIT, LONGEST_NOTE, ROLLBACK
 from integrations.store.flows import Flows
+from integrations.store.tables import messages
 from integrations.store.tokens import Holder
 
 SHARED = N_(
@@ -35,6 +45,18 @@ MEANWHILE = N_(
 )
 _PROBLEM = re.compile(r"[^\n]*?:(?P<line>\d+): (?P<field>[^:]+): (?P<what>.*)")
 _GOT = re.compile(r" \(got .*\)$")
+
+
+class NamesGoError(RefusedError):
+    """`names` have letters and would be gone, while others come: a new name would let these letters go once more."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        detail = (
+            f"would be gone, and have letters: {', '.join(names)}; under another name those can go once more"
+        )
+        errors = [{"field": "names_go", "detail": detail}]
+        super().__init__("names that have letters would be gone; nothing was saved", 409, errors)
+        self.names = tuple(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,42 +124,82 @@ def edited(office: Office, holder: Holder, base: int, edits: Sequence[Edit]) -> 
     row = text_of(office, holder)
     if row.number != base:
         raise WrongStateError(MEANWHILE)
+    _guard(row.text)
     try:
+        if (
+            len(str([getattr(edit, "fields", None) for edit in edits])) > 2 * LONGEST_TEXT
+        ):  # with all that surrounds their values
+            raise wrong_fields("the edit", ("edits", f"are longer than {LONGEST_TEXT // 1024} KB"))
         text = apply_edits(row.text, edits)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise RefusedError("a value is none that a TOML file can hold", 422) from exc
     return text, parsed(office, text)
 
 
 def parsed(office: Office, text: str) -> Automations:
     """Raises RefusedError naming each field that is wrong."""
+    _guard(text)
     try:
         return office.book.parse(text)
     except ConfigError as exc:
         raise refused(exc) from exc
 
 
-def save(office: Office, holder: Holder, text: str, base: int, note: str = "") -> sa.Row[Any]:
-    """Have this text count from now on; its version. Raises RefusedError, WrongStateError."""
+def _guard(text: str) -> None:
+    if excess := find_excess(text):
+        raise wrong_fields("the text of the automations", ("text", excess))
+
+
+def save(
+    office: Office, holder: Holder, text: str, base: int, note: str = "", *, names_go: bool = False
+) -> sa.Row[Any]:
+    """Have this text count from now on; its version. `names_go`: names that have letters may be gone while others come.
+
+    Raises RefusedError, NamesGoError, WrongStateError.
+    """
     if len(note) > LONGEST_NOTE:
         raise wrong_fields("the note", ("note", f"must be at most {LONGEST_NOTE} characters"))
-    return _add(office, holder, text, base, EDIT, " ".join(note.split()))
+    return _add(office, holder, text, base, EDIT, " ".join(note.split()), names_go)
 
 
-def roll_back(office: Office, holder: Holder, number: int, base: int) -> sa.Row[Any]:
-    """Have the text of an earlier version count again. Raises RefusedError, NotThereError, WrongStateError."""
-    return _add(office, holder, text_of(office, holder, number).text, base, ROLLBACK, f"version {number}")
+def roll_back(
+    office: Office, holder: Holder, number: int, base: int, *, names_go: bool = False
+) -> sa.Row[Any]:
+    """Have the text of an earlier version count again. Raises as `save`, and NotThereError."""
+    text = text_of(office, holder, number).text
+    return _add(office, holder, text, base, ROLLBACK, f"version {number}", names_go)
 
 
-def _add(office: Office, holder: Holder, text: str, base: int, source: str, note: str) -> sa.Row[Any]:
+def _add(
+    office: Office, holder: Holder, text: str, base: int, source: str, note: str, names_go: bool
+) -> sa.Row[Any]:
     _require(may_edit(office, holder), SHARED)
     if office.book.locked:
         raise WrongStateError(LOCKED)
-    parsed(office, text)
+    after = parsed(office, text)
+    before = office.book.newest()
+    if before.number == base and not names_go:  # else it is refused for that
+        _require_names(office, before.text, after)
     try:
         return office.book.add(text, base=base, who=holder.who, source=source, note=note)
     except WrongStateError as exc:
         raise WrongStateError(MEANWHILE) from exc
+
+
+def _require_names(office: Office, text: str, after: Automations) -> None:
+    """A name is part of what makes a letter go once. Raises NamesGoError."""
+    try:
+        before = parse_automations(text)
+    except ConfigError:
+        before = office.automations()
+    there, to_be = ({one.name for one in of.automations} for of in (before, after))
+    if not (there - to_be and to_be - there):
+        return
+    query = sa.select(messages.c.automation).where(messages.c.automation.in_(there - to_be)).distinct()
+    with office.database.read() as tx:
+        names = sorted(tx.execute(query).scalars())
+    if names:
+        raise NamesGoError(names)
 
 
 def compare(office: Office, holder: Holder, older: int, newer: int, around: int = 3) -> list[Line]:
@@ -159,7 +221,7 @@ def difference(before: str, after: str, around: int = 3) -> list[Line]:
 
 def counts(office: Office, holder: Holder, site: SiteId) -> Mapping[str, Mapping[str, int]]:
     """As Flows.counts, within the holder's reach."""
-    return Flows(office.database).counts(site, holder.reach)
+    return office.flows.counts(site, holder.reach)
 
 
 def waiting(
@@ -208,9 +270,9 @@ def refused(exc: ConfigError) -> RefusedError:
 
 
 def _sees_all(office: Office, holder: Holder) -> bool:
-    """Whether all sites there are lie within their reach."""
+    """Whether all sites there are lie within their reach. One that removed the app may be back tomorrow."""
     reach = holder.reach
-    return reach.groups is None and (reach.sites is None or set(office.sites.active()) <= reach.sites)
+    return reach.groups is None and (reach.sites is None or set(office.sites.all()) <= reach.sites)
 
 
 def _require(allowed: bool, why: str) -> None:

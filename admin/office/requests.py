@@ -35,7 +35,7 @@ from core.errors import ConfigError, IntegrationError, NotThereError, WrongState
 from core.events import JOIN_APPROVED, JOIN_CANCELED, JOIN_REJECTED, JOIN_REQUESTED
 from core.letters import decision_key
 from core.matching import AnswerRule
-from core.reconciliation import ENDS_OF_REQUEST, Heard, noticed_request, times_of_request, when_asked
+from core.reconciliation import ENDS_OF_REQUEST, Heard, times_of_request, when_asked
 from integrations.store.reach import Reach
 from integrations.store.requests import Decision, Requests
 from integrations.store.tokens import Holder
@@ -320,15 +320,8 @@ def decide(
             waiting.append(
                 Waiting(group, member, lists[group].asked.get(member) if group in lists else None, None)
             )
-    rows = _decisions(office, site, waiting, heard)
-    now = office.now()
-    wanted = [
-        _decision(site, one, heard.get((one.group, one.member), ()), rows.get((one.group, one.member)), now)
-        for one in waiting
-    ]
-    taken, late = store.decide(
-        site, [replace(one, kind=decision, text=reason) for one in wanted], who=holder.who
-    )
+    wanted = [Decision(decision, one.group, one.member, one.asked_at, reason) for one in waiting]
+    taken, late = store.decide(site, wanted, who=holder.who)
     refused += [(one.group, one.member, why) for one, why in late]
     if not taken:
         raise WrongStateError(f"The request {refused[0][2]}.")
@@ -360,16 +353,6 @@ def _not_pending(listed: Pending | None, member: MemberId, heard: Iterable[Heard
         return "" if told else "cannot be found: Wix does not list it for us now, and nobody has told of it"
     gone = member not in listed.asked and not listed.more
     return "is not pending at Wix any more" if gone else ""
-
-
-def _decision(site: SiteId, one: Waiting, heard: Iterable[Heard], row: Row | None, now: datetime) -> Decision:
-    if row is not None:
-        return Decision(row.key, "", one.group, one.member)
-    if times := times_of_request(one.asked_at, heard):
-        return Decision(decision_key(one.group, one.member, times[0]), "", one.group, one.member)
-    noticed = noticed_request(site, one.group, one.member, one.asked_at, heard, now)
-    key = decision_key(one.group, one.member, noticed.occurred_at)
-    return Decision(key, "", one.group, one.member, noticed=noticed)
 
 
 def undo(
@@ -647,10 +630,29 @@ def edit_of(known: Automation | None) -> RuleEdit:
     return RuleEdit(known.name, terms.any, terms.all, terms.none, terms.question, known.decide or "")
 
 
-def rules_with_answers(rules: Automations) -> list[Automation]:
-    """Those that a back-test can be made of."""
+def rules_within(office: Office, holder: Holder, site: SiteId) -> list[Automation]:
+    """The automations that are for this site, on or off; for a holder with groups those that are for one of them."""
+    ids = holder.reach.groups
+    if ids is None:
+        groups = {Group(GroupId(""), "")}
+    else:
+        known = office.names.of(site, holder.reach).groups()
+        groups = {known.get(GroupId(id_)) or Group(GroupId(id_), "") for id_ in ids}
+
+    def is_for(one: Automation) -> bool:
+        asked = replace(one, enabled=True, groups=one.groups if ids is not None else ("*",))
+        alone, on = Automations(automations=(asked,)), next(iter(one.on))
+        return any(applicable(alone, on, site, group) for group in groups)
+
+    return [one for one in office.automations().automations if is_for(one)]
+
+
+def rules_with_answers(office: Office, holder: Holder, site: SiteId) -> list[Automation]:
+    """Those of them that a back-test can be made of."""
     return [
-        one for one in rules.automations if TRIGGER in one.on and one.answers is not None and not one.is_step
+        one
+        for one in rules_within(office, holder, site)
+        if TRIGGER in one.on and one.answers is not None and not one.is_step
     ]
 
 

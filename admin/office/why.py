@@ -13,6 +13,7 @@ from typing import Any
 from admin.office import Office
 from admin.office.people import Person
 from admin.office.refusals import wrong_fields
+from admin.office.requests import rules_within
 from admin.office.words import N_
 from core.automations import TRIGGERS, WITH_ANSWERS, Automation, Automations, applicable, weigh
 from core.community import Group, GroupId, SiteId
@@ -71,8 +72,8 @@ WORDS: Mapping[str, str] = {
     "member_added": N_("joined"),
     "member_removed": N_("left"),
     "join_requested": N_("asked to join"),
-    "join_approved": N_("was let in"),
-    "join_rejected": N_("was turned away"),
+    "join_approved": N_("were let in"),
+    "join_rejected": N_("were turned away"),
     "role_assigned": N_("got another role"),
 }
 """What a person did, by the trigger that stands for it."""
@@ -81,13 +82,13 @@ WORDS: Mapping[str, str] = {
 def choices(office: Office, holder: Holder, site: SiteId) -> list[Choice]:
     """What there is to ask about on this site: automations that write, the newest jobs, and templates."""
     automations = [
-        Choice(f"automation:{one.name}", one.name) for one in office.automations().automations if one.email
+        Choice(f"automation:{one.name}", one.name) for one in rules_within(office, holder, site) if one.email
     ]
     rows = office.jobs.page(site=site, reach=holder.reach, limit=MOST_CHOICES)
     jobs = [
         Choice(f"job:{row.id}", row.params.get("email", row.kind), row.created_at, _job_groups(row))
         for row in rows
-        if row.kind in (*MAILINGS, "create_group")
+        if row.kind in MAILINGS
     ]
     return [*automations, *jobs, *(Choice(f"letter:{name}", name) for name in sorted(office.letters))]
 
@@ -146,7 +147,9 @@ class _Asked:
         self._holder = holder
         self._person = person
         self._directory = office.names.of(person.site, holder.reach)
-        self._automations = office.automations()
+        self._automations = replace(
+            office.automations(), automations=tuple(rules_within(office, holder, person.site))
+        )
 
     # What rows tell.
 

@@ -6,10 +6,12 @@ A version comes from the file that a process was started with, from an edit, or 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+import tomllib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -17,7 +19,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.automations import Automations, parse_automations
+from core.automations import Automation, Automations, parse_automations
+from core.community import SiteId
+from core.consent import Policy
 from core.errors import ConfigError, JournalUnavailableError, NotThereError, WrongStateError
 from integrations.store.audit import note as note_down
 from integrations.store.database import Database, Transaction
@@ -75,6 +79,7 @@ class Book:
         self._now = now
         self._lock = threading.Lock()
         self._look_at = float("-inf")
+        self._looks = 0
         self._has_settled = False
         self._known = _Known(self.parse(file.text))
 
@@ -153,12 +158,16 @@ class Book:
         return row
 
     def _look(self) -> _Known:
-        # Whoever comes while another looks has the answer of before; the first ones wait for it.
+        # Whoever comes while another looks has the answer of before; the first ones wait for it. Until the database has
+        # said something once, every ask is a look: the file of this process may have been edited long ago.
+        looks = self._looks
         if self._now() >= self._look_at and self._lock.acquire(blocking=not self._has_settled):
             try:
-                if self._now() >= self._look_at:
+                if looks == self._looks:
                     self._look_again()
-                    self._look_at = self._now() + LOOK_EVERY_S
+                    self._looks += 1
+                    if self._has_settled:
+                        self._look_at = self._now() + LOOK_EVERY_S
             finally:
                 self._lock.release()
         return self._known
@@ -167,14 +176,16 @@ class Book:
         try:
             if not self._has_settled:
                 self._settle()
-                self._has_settled = True
             with self._database.read() as tx:
                 newest = tx.connection.scalar(sa.select(sa.func.max(versions.c.number))) or 0
-                if newest == self._known.newest:
-                    return
-                self._known = self._read(tx, newest)
+                is_news = newest != self._known.newest
+                if is_news:
+                    self._known = self._read(tx, newest)
+            self._has_settled = True
         except (JournalUnavailableError, SQLAlchemyError) as exc:
             log.warning("automations.not_looked_up", extra={"error": type(exc).__name__})
+            return
+        if not is_news:
             return
         fields = {"version": self._known.used, "newest": newest}
         if self._known.trouble:
@@ -186,7 +197,8 @@ class Book:
         """Take the file in when it is another one than before.
 
         A process that read its file before the newest one was taken in is of an earlier deployment, and has nothing new
-        to say: a child of its pool may start at any time.
+        to say: a child of its pool may start at any time. Nor has one whose file was taken in once and edited since,
+        even though another file came in between: of two machines with different files, each may start at any time.
         """
         digest, read_at = _digest(self._file.text), self._file.read_at
         if read_at is None:
@@ -196,32 +208,59 @@ class Book:
                 return
         with self._database.begin() as tx:
             _one_writer(tx)
-            if not self._is_taken_in(tx, digest, read_at):
-                newest = _newest(tx)
-                number = newest.number + 1 if newest is not None else 1
-                _write(tx, number, self._file.text, source=FILE, who=FILE)
+            if self._is_taken_in(tx, digest, read_at):
+                return
+            newest = _newest(tx)
+            number = newest.number + 1 if newest is not None else 1
+            _write(tx, number, self._file.text, source=FILE, who=FILE)
+        if newest is not None and newest.source != FILE and newest.hash != digest:
+            fields = {"version": number, "replaced": newest.number}
+            log.warning("automations.file_replaces_edit", extra=fields)
 
     def _is_taken_in(self, tx: Transaction, digest: str, read_at: datetime) -> bool:
         query = sa.select(versions.c.hash, versions.c.created_at).order_by(versions.c.number.desc()).limit(1)
         if not self.locked:  # or else it is to be the newest of all
             query = query.where(versions.c.source == FILE)
         last = tx.execute(query).first()
-        return last is not None and (last.hash == digest or last.created_at > read_at)
+        if last is not None and (last.hash == digest or last.created_at > read_at):
+            return True
+        return not self.locked and self._is_edited_since(tx, digest)
+
+    def _is_edited_since(self, tx: Transaction, digest: str) -> bool:
+        """Whether this file was taken in before, and the console has had its say after that."""
+        of_file = sa.select(sa.func.max(versions.c.number)).where(
+            versions.c.source == FILE, versions.c.hash == digest
+        )
+        query = sa.select(sa.func.max(versions.c.number)).where(versions.c.source != FILE)
+        before, edited = tx.connection.scalar(of_file), tx.connection.scalar(query)
+        if before is None or edited is None or edited < before:
+            return False
+        newest = _newest(tx)
+        if newest is not None and newest.hash != digest:
+            fields = {"version": before, "edited": edited, "newest": newest.number}
+            log.warning("automations.file_not_taken_in", extra=fields)
+        return True
 
     def _read(self, tx: Transaction, newest: int) -> _Known:
-        """The newest version that can be used. Where letters are gone or words are not known, none may be."""
+        """The newest version that can be used. Where letters are gone or words are not known, none may be.
+
+        Whoever stopped something in a newer one is obeyed all the same.
+        """
         if self.locked:
             return _Known(self._known.automations, newest, self._number_of_file(tx))
         found = tx.execute(
             sa.select(versions.c.number, versions.c.text).order_by(versions.c.number.desc()).limit(MOST_TRIED)
         ).all()
-        trouble = ""
+        automations, used, trouble = self._known.automations, self._known.used, ""
+        unusable: list[str] = []
         for row in found:
             try:
-                return _Known(self.parse(row.text), newest, row.number, trouble)
+                automations, used = self.parse(row.text), row.number
+                break
             except ConfigError as exc:
                 trouble = trouble or _in_words(row.number, exc)
-        return _Known(self._known.automations, newest, self._known.used, trouble)
+                unusable.append(row.text)
+        return _Known(_without_what_is_off(automations, unusable), newest, used, trouble)
 
     def _number_of_file(self, tx: Transaction) -> int:
         query = sa.select(sa.func.max(versions.c.number)).where(versions.c.hash == _digest(self._file.text))
@@ -241,6 +280,73 @@ def _write(tx: Transaction, number: int, text: str, *, source: str, who: str, no
     values = {"number": number, "text": text, "hash": _digest(text), "source": source, "who": who}
     inserted = sa.insert(versions).values(**values, note=note[:LONGEST_NOTE], created_at=tx.now)
     return tx.execute(inserted.returning(versions)).one()
+
+
+def _without_what_is_off(automations: Automations, texts: Sequence[str]) -> Automations:
+    """What of these may go on by the first of the texts that is TOML at all; nothing else of it is heard.
+
+    Off is what it switches off or does not name, and every deciding rule from the first on that is another one there:
+    nobody is let in because the rule that would have turned them away is not known.
+    """
+    for text in texts:
+        try:
+            newer = tomllib.loads(text.removeprefix("\ufeff"))
+        except (ValueError, RecursionError):
+            continue
+        return _within(automations, newer)
+    return automations
+
+
+def _within(automations: Automations, newer: Mapping[str, Any]) -> Automations:
+    tables = _tables(newer.get("automation"))
+    named = _switched_on(tables)
+    steps = {
+        f"{table.get('name')}.{step}" for table in tables for step in _switched_on(_tables(table.get("then")))
+    }
+    decides = [name for table in tables if "decide" in table and (name := str(table.get("name"))) in named]
+    decided = [
+        one.name for one in automations.automations if one.decide and one.enabled and one.name in named
+    ]
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(decided, decides, strict=False))
+    undecided = set(decided[len(list(same)) :])
+
+    def is_on(one: Automation) -> bool:
+        first = one.flow or one.name
+        return one.enabled and first in named - undecided and (not one.is_step or one.name in steps)
+
+    reports, follows = (_switched_on(_tables(newer.get(kind))) for kind in ("report", "follow"))
+    policy = _table(newer.get("policy"))
+    of_sites = _table(policy.get("site"))
+    sends = policy.get("send", True)
+
+    def no_more_than(policy: Policy, may_send: object) -> Policy:
+        return replace(policy, send=policy.send and may_send is True)
+
+    return Automations(
+        no_more_than(automations.policy, sends),
+        tuple(replace(one, enabled=is_on(one)) for one in automations.automations),
+        {
+            site: no_more_than(automations.policy_of(site), _table(of_sites.get(site)).get("send", sends))
+            for site in {*automations.site_policies, *map(SiteId, of_sites)}
+        },
+        tuple(replace(one, enabled=one.enabled and one.name in reports) for one in automations.reports),
+        tuple(replace(one, enabled=one.enabled and one.name in follows) for one in automations.follows),
+    )
+
+
+def _table(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _tables(value: object) -> list[dict[str, Any]]:
+    return [table for table in value if isinstance(table, dict)] if isinstance(value, list) else []
+
+
+def _switched_on(tables: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Names of tables that are there and not off; a follow without a name goes by its group."""
+    names = [str(table.get("name", table.get("rules_of"))) for table in tables]
+    off = {name for name, table in zip(names, tables, strict=True) if table.get("enabled", True) is not True}
+    return set(names) - off
 
 
 def _digest(text: str) -> str:

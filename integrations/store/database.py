@@ -1,7 +1,7 @@
-"""The database: one engine for each process, short transactions, and the clock that decides.
+"""The database: an engine for each use, short transactions, and the clock that decides.
 
 SQLite runs in WAL mode with `synchronous=FULL`, because an acknowledged webhook must be on disk, with one writing
-connection for each process and others that only read; PostgreSQL with timeouts on every statement. A database that is
+connection for each Database and others that only read; PostgreSQL with timeouts on every statement. A database that is
 away, locked or full leaves as JournalUnavailableError: the transaction did not commit, or nobody knows.
 """
 

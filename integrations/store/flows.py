@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from core.community import SiteId
+from integrations.cache import ExpiringCache
 from integrations.store.database import Database
 from integrations.store.reach import EVERYTHING, Reach
 from integrations.store.tables import messages
 from integrations.store.work import in_state
 
 COUNTED_OVER = timedelta(days=30)
+REMEMBERED_S = 45.0
+"""Counting reads every letter of COUNTED_OVER, and open pages ask again and again."""
+
+Counts = Mapping[str, Mapping[str, int]]
 _WAITING = ("planned", "deferred", "sending")
 _SITE: sa.ColumnElement[str] = messages.c.site.concat("")
 """A site's name that no index knows: few letters wait, and a site's index leads past all that ever went."""
 
 
 class Flows:
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    """`now` counts seconds from anywhere."""
 
-    def counts(self, site: SiteId, reach: Reach = EVERYTHING) -> Mapping[str, Mapping[str, int]]:
+    def __init__(self, database: Database, now: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._counted: ExpiringCache[tuple[SiteId, Reach], Counts] = ExpiringCache(now, 1000)
+
+    def counts(self, site: SiteId, reach: Reach = EVERYTHING) -> Counts:
         """Name of an automation or step -> state -> how many letters: those that wait, as "waiting" however old they
-        are, and what became of those planned within COUNTED_OVER."""
+        are, and what became of those planned within COUNTED_OVER. Remembered for REMEMBERED_S."""
+        known = self._counted.get((site, reach))
+        if known is None:
+            known = self._count(site, reach)
+            self._counted.put((site, reach), known, REMEMBERED_S)
+        return known
+
+    def _count(self, site: SiteId, reach: Reach) -> Counts:
         of_site = [
             messages.c.automation.is_not(None),
             *reach.within(_SITE, messages.c.group_id),
@@ -44,7 +60,7 @@ class Flows:
             )
             for row in tx.execute(sa.union_all(waiting, ended)):
                 found[row.automation][row.state] = row.number
-        return found
+        return dict(found)
 
     def waiting(
         self,

@@ -172,8 +172,8 @@ class Glance:
         )
 
     def requests(self, site: SiteId, reach: Reach) -> tuple[int, int]:
-        """Join requests that wait, as the last comparison with Wix's lists saw them; and how many of them a rule left
-        for a person."""
+        """Join requests that wait, as the last comparison with Wix's lists saw them, without those that were decided
+        since; and how many of them a rule left for a person."""
         with self._database.read() as tx:
             lists = tx.execute(
                 sa.select(watches.c.group_id, watches.c.pending, watches.c.looked_at).where(
@@ -182,27 +182,30 @@ class Glance:
                     *reach.within(watches.c.site, watches.c.group_id),
                 )
             ).all()
-            flags = tx.execute(
-                sa.select(outbox.c.group_id, outbox.c.member, outbox.c.created_at)
+            rows = tx.execute(
+                sa.select(outbox.c.group_id, outbox.c.member, outbox.c.created_at, outbox.c.state)
                 .where(
                     outbox.c.site == site,
                     outbox.c.created_at >= tx.now - FLAGGED_WITHIN,
-                    outbox.c.state == "flagged",
+                    outbox.c.kind.in_(("flag", "approve", "reject")),
+                    outbox.c.state.in_(("flagged", "planned", "done")),
                     *reach.within(outbox.c.site, outbox.c.group_id),
                 )
                 .order_by(outbox.c.created_at.desc())
                 .limit(MOST_COUNTED)
             ).all()
-        pending = {(row.group_id, member) for row in lists for member in row.pending}
-        looked_at = {row.group_id: row.looked_at for row in lists}
-        flagged = {
-            (row.group_id, row.member)
-            for row in flags
-            # What is newer than the last look cannot be in it.
-            if (row.group_id, row.member) in pending
-            or (at := looked_at.get(row.group_id)) is None
-            or row.created_at > at
+        listed = {
+            (row.group_id, member)
+            for row in lists
+            for member, (_after, _seen, missing) in row.pending.items()
+            if missing is None
         }
+        looked_at = {row.group_id: row.looked_at for row in lists}
+        # What is newer than the last look cannot be in it.
+        newer = [row for row in rows if (at := looked_at.get(row.group_id)) is None or row.created_at > at]
+        pending = listed - {(row.group_id, row.member) for row in newer if row.state != "flagged"}
+        flagged = {(row.group_id, row.member) for row in rows if row.state == "flagged"}
+        flagged &= pending | {(row.group_id, row.member) for row in newer}
         return len(pending | flagged), len(flagged)
 
     def refused_calls(self, site: SiteId, reach: Reach) -> int:

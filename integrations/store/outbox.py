@@ -6,16 +6,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from core.community import GroupId, MemberId, SiteId
-from core.letters import WixCall
+from core.letters import WixCall, decision_key_prefix
 from integrations.store.database import Database, Transaction
 from integrations.store.tables import outbox
 from integrations.store.work import (
@@ -31,6 +32,7 @@ from integrations.store.work import (
 )
 
 _WAITING = ("planned",)
+DECISIONS = ("approve", "reject", "flag")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,14 @@ class Outbox:
 def owe_calls(
     tx: Transaction, site: SiteId, event: str | None, calls: Sequence[WixCall], *, again: bool = False
 ) -> None:
-    """Write each call once for its key; with `again` one that ended is owed anew."""
+    """Write each call once for its key; with `again` one that ended is owed anew. A decision about a request that is
+    decided already is left out."""
     for call in calls:
+        if call.kind in DECISIONS and call.group is not None:
+            lock_requests(tx, site, [(call.group, call.member)])
+            rows = decisions_of(tx, site, call.group, call.member)
+            if deciding(rows, {call.key}, call.asked_at) is not None:
+                continue
         values = {
             "kind": call.kind,
             "group_id": call.group or "",
@@ -156,6 +164,52 @@ def owe_calls(
         else:
             insert = insert.on_conflict_do_nothing(index_elements=[outbox.c.site, outbox.c.key])
         tx.execute(insert)
+
+
+def lock_requests(tx: Transaction, site: SiteId, places: Iterable[tuple[GroupId, MemberId]]) -> None:
+    """Nobody else decides the requests of these people until this transaction ends."""
+    if tx.connection.dialect.name != "postgresql":
+        return  # one transaction writes at a time
+    for place in sorted(set(places)):
+        digest = hashlib.sha256("\0".join(("decide", site, *place)).encode()).digest()
+        number = int.from_bytes(digest[:8], "big", signed=True)
+        tx.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+
+
+def decisions_of(tx: Transaction, site: SiteId, group: GroupId, member: MemberId) -> list[sa.Row[Any]]:
+    """Every decision there is about requests of this person to this group, locked, oldest first."""
+    # After it comes a year. A bound that is no digit would sort before it where PostgreSQL does not sort by bytes.
+    key = decision_key_prefix(group, member)
+    return list(
+        tx.execute(
+            sa.select(outbox)
+            .where(
+                outbox.c.site == site,
+                outbox.c.key >= f"{key}0",
+                outbox.c.key < f"{key}9",
+                outbox.c.group_id == group,
+                outbox.c.member == member,
+            )
+            .order_by(outbox.c.key)
+            .with_for_update()
+        )
+    )
+
+
+def deciding(
+    rows: Sequence[sa.Row[Any]], keys: Collection[str], asked_at: datetime | None
+) -> sa.Row[Any] | None:
+    """The one of a person's decisions that decides the request made at `asked_at`, which may have one of `keys`.
+
+    What is still to be told to Wix strikes whatever request is pending then; what was told decides this request when
+    it was written after the request was made.
+    """
+    for row in rows:
+        if row.state == "planned" or (
+            row.state == "done" and (row.key in keys or (asked_at is not None and row.created_at >= asked_at))
+        ):
+            return row
+    return None
 
 
 def _end(tx: Transaction, row: sa.Row[Any], state: str, reason: str | None) -> None:

@@ -1,7 +1,7 @@
 """Requests to join, as far as the database knows of them: what was heard, and what persons decide.
 
-A decision is a row of the outbox with the key that a rule's has, so whoever comes first decides. `who` is the person;
-they may take it back until a worker has it in hand.
+A decision is a row of the outbox, as a rule's is, and whoever comes first decides. `who` is the person; they may take
+it back until a worker has it in hand.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import sqlalchemy as sa
 from core.community import GroupId, MemberId, SiteId
 from core.errors import MalformedEventError
 from core.events import JOIN_REQUESTED, Event, EventId, read_details
-from core.reconciliation import ENDS_OF_REQUEST, Heard
+from core.letters import decision_key
+from core.reconciliation import ENDS_OF_REQUEST, Heard, noticed_request, times_of_request
 from integrations.store.audit import note
 from integrations.store.database import Database, Transaction
+from integrations.store.outbox import DECISIONS, deciding, decisions_of, lock_requests
 from integrations.store.reach import Reach
 from integrations.store.tables import events, messages, outbox
 from integrations.store.work import in_state
@@ -30,24 +32,20 @@ Row = sa.Row[Any]
 Place = tuple[GroupId, MemberId]
 
 UNDO_S = 15.0
-DECISIONS = ("approve", "reject", "flag")
-TO_BE_DECIDED = ("flagged", "undone", "failed", "void")
-"""States of a decision that leave the request open."""
 _AT_ONCE = 500
 _MOST_LETTERS = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`kind`: approve or reject. `text` is what a rejected person is told; `noticed` an event for the journal when none
-    speaks of the request yet."""
+    """`kind`: approve or reject. `text` is what a rejected person is told; `asked_at` when the request was made, if Wix
+    says so."""
 
-    key: str
     kind: str
     group: GroupId
     member: MemberId
+    asked_at: datetime | None
     text: str = field(default="", repr=False)
-    noticed: Event | None = None
 
 
 class Requests:
@@ -57,14 +55,8 @@ class Requests:
     def heard(self, site: SiteId, members: Collection[MemberId]) -> Mapping[Place, list[Heard]]:
         """What the journal holds of these people's requests, and of how they ended. An event that was not worked off
         yet does not say whom it is about, and is not found."""
-        found: dict[Place, list[Heard]] = defaultdict(list)
-        of_type = sa.and_(events.c.site == site, events.c.type.in_((JOIN_REQUESTED, *ENDS_OF_REQUEST)))
         with self._database.read() as tx:
-            for some in _parts(sorted(set(members))):
-                for row in tx.execute(sa.select(events).where(of_type, events.c.member.in_(some))):
-                    if one := _open(row):
-                        found[one.details.group, one.details.member].append(one)  # type: ignore[index] # known by _open
-        return found
+            return _heard(tx, site, members)
 
     def decisions(self, site: SiteId, keys: Collection[str]) -> Mapping[str, Row]:
         """By their keys (core.letters.decision_key)."""
@@ -107,8 +99,11 @@ class Requests:
         rows: list[Row] = []
         refused: list[tuple[Decision, str]] = []
         with self._database.begin() as tx:
+            lock_requests(tx, site, [(one.group, one.member) for one in wanted])
+            heard = _heard(tx, site, {one.member for one in wanted})
             for decision in wanted:
-                row, why = _decide(tx, site, decision, who)
+                theirs = heard.get((decision.group, decision.member), [])
+                row, why = _decide(tx, site, decision, theirs, who)
                 if row is not None:
                     rows.append(row)
                 else:
@@ -182,9 +177,40 @@ def why_not_undone(row: Row) -> str:
     return "it had no effect, so there is nothing to take back"
 
 
-def _decide(tx: Transaction, site: SiteId, decision: Decision, who: str) -> tuple[Row | None, str]:
-    if decision.noticed is not None:
-        _notice(tx, decision.noticed, decision.member)
+def _heard(tx: Transaction, site: SiteId, members: Collection[MemberId]) -> Mapping[Place, list[Heard]]:
+    found: dict[Place, list[Heard]] = defaultdict(list)
+    of_type = sa.and_(events.c.site == site, events.c.type.in_((JOIN_REQUESTED, *ENDS_OF_REQUEST)))
+    for some in _parts(sorted(set(members))):
+        for row in tx.execute(sa.select(events).where(of_type, events.c.member.in_(some))):
+            if one := _open(row):
+                found[one.details.group, one.details.member].append(one)  # type: ignore[index] # known by _open
+    return found
+
+
+def _decide(
+    tx: Transaction, site: SiteId, decision: Decision, heard: Sequence[Heard], who: str
+) -> tuple[Row | None, str]:
+    """`heard`: what the journal holds of this person and group; nobody else decides about them meanwhile."""
+    group, member = decision.group, decision.member
+    times = times_of_request(decision.asked_at, heard)
+    keys = [decision_key(group, member, at) for at in times]
+    rows = decisions_of(tx, site, group, member)
+    if known := deciding(rows, keys, decision.asked_at or min(times, default=None)):
+        if (
+            known.state == "planned"
+            and known.who == who
+            and (known.kind, known.text) == (decision.kind, decision.text)
+        ):
+            return known, ""
+        by = f'"{known.automation}"' if known.who is None else known.who
+        what = {"approve": "approved", "reject": "declined"}.get(known.kind, "decided")
+        return None, f"{'is being' if known.state == 'planned' else 'was'} {what} already, by {by}"
+    if not times:
+        noticed = noticed_request(site, group, member, decision.asked_at, heard, tx.now)
+        _notice(tx, noticed, member)
+        keys = [decision_key(group, member, noticed.occurred_at)]
+    by_key = {row.key: row for row in rows}
+    before = next((by_key[key] for key in keys if key in by_key), None)
     values = {
         "kind": decision.kind,
         "text": decision.text,
@@ -198,36 +224,14 @@ def _decide(tx: Transaction, site: SiteId, decision: Decision, who: str) -> tupl
         "created_at": tx.now,
         "finished_at": None,
     }
-    new = tx.execute(
-        tx.insert(outbox)
-        .values(
-            id=uuid.uuid4().hex,
-            site=site,
-            key=decision.key,
-            group_id=decision.group,
-            member=decision.member,
-            **values,
-        )
-        .on_conflict_do_nothing(index_elements=[outbox.c.site, outbox.c.key])
-        .returning(outbox)
-    ).first()
-    if new is not None:
-        _note(tx, who, f"request.{decision.kind}", None, values, new)
-        return new, ""
-    same = sa.and_(outbox.c.site == site, outbox.c.key == decision.key)
-    found = tx.execute(sa.select(outbox).where(same).with_for_update()).one()
-    if found.state not in TO_BE_DECIDED:
-        if (
-            found.state == "planned"
-            and found.who == who
-            and (found.kind, found.text) == (decision.kind, decision.text)
-        ):
-            return found, ""
-        by = f'"{found.automation}"' if found.who is None else found.who
-        what = {"approve": "approved", "reject": "declined"}.get(found.kind, "decided")
-        return None, f"{'is being' if found.state == 'planned' else 'was'} {what} already, by {by}"
-    row = tx.execute(sa.update(outbox).where(same).values(**values).returning(outbox)).one()
-    _note(tx, who, f"request.{decision.kind}", found, values)
+    if before is None:
+        new = {"id": uuid.uuid4().hex, "site": site, "key": keys[0], "group_id": group, "member": member}
+        row = tx.execute(tx.insert(outbox).values(**new, **values).returning(outbox)).one()
+    else:
+        row = tx.execute(
+            sa.update(outbox).where(outbox.c.id == before.id).values(**values).returning(outbox)
+        ).one()
+    _note(tx, who, f"request.{decision.kind}", before, values, row)
     return row, ""
 
 

@@ -32,6 +32,11 @@ class Sites:
             query = sa.select(sites.c.site).where(sites.c.state == "active").order_by(sites.c.site)
             return [SiteId(row.site) for row in tx.execute(query)]
 
+    def all(self) -> list[SiteId]:
+        """Every site that was ever heard of, also after it removed the app, by id."""
+        with self._database.read() as tx:
+            return [SiteId(row.site) for row in tx.execute(sa.select(sites.c.site).order_by(sites.c.site))]
+
     def known(self, asked: Collection[SiteId]) -> frozenset[SiteId]:
         """Those of the sites that were heard of, also after they removed the app."""
         with self._database.read() as tx:

@@ -126,6 +126,54 @@ def test_only_who_manages_every_site_changes_them(desk: Desk):
     assert save(desk, everywhere, edits=[switch_off()]).status_code == 200
 
 
+def test_a_site_that_removed_the_app_still_has_its_say(desk: Desk):
+    of_one_site = desk.token("manager")
+    assert save(desk, of_one_site, edits=[switch_off()]).status_code == 200
+    with desk.database.begin() as tx:
+        note_site(tx, OTHER_SITE, tx.now, "active")
+        note_site(tx, OTHER_SITE, tx.now, "removed")
+    problem(save(desk, of_one_site, base=2, edits=[{"do": "remove", "name": "welcome"}]), 403)
+    problem(desk.ask(of_one_site, "GET", f"{PATH}/export"), 403)
+
+
 @pytest.mark.parametrize("number", ["0", "77", "x", "-1", "9" * 30])
 def test_a_version_that_is_not_there_is_not_found(desk: Desk, number: str):
     problem(desk.ask(TOKEN, "GET", f"{PATH}/versions/{number}"), 404)
+
+
+def test_an_automation_with_letters_gets_another_name_only_when_it_is_said(desk: Desk):
+    edit = {"do": "change", "name": "welcome", "fields": {"name": "hello"}}
+    found = problem(save(desk, edits=[edit]), 409)
+    assert [error["field"] for error in found["errors"]] == ["names_go"]
+    assert "welcome" in found["errors"][0]["detail"]
+    text = WELCOME.replace('name = "welcome"', 'name = "hello"')
+    problem(save(desk, path="", text=text), 409)
+    assert desk.get(TOKEN, PATH)["newest"] == 1
+    assert save(desk, edits=[edit], names_go=True).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# " + "x" * 128 * 1024,
+        "a" + ".a" * 9 + " = 1",
+        "[" + "a . " * 5000 + "a]",
+        'x = {"a"' + ".'a'" * 9 + " = 1}",
+    ],
+)
+def test_a_text_that_would_hold_up_its_reader_is_refused_unread(
+    desk: Desk, text: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("core.automations.tomllib", None)
+    found = problem(save(desk, path="", text=f"{text}\n"), 422)
+    assert [error["field"] for error in found["errors"]] == ["text"]
+
+
+def test_edits_that_would_hold_up_their_reader_are_refused(desk: Desk):
+    deep: Any = 1
+    for _ in range(60):
+        deep = {"a": deep}
+    for value in (deep, ["x" * 1000] * 300):
+        edit = {"do": "change", "name": "welcome", "fields": {"groups": value}}
+        problem(save(desk, edits=[edit]), 422)
+    assert desk.get(TOKEN, PATH)["newest"] == 1

@@ -57,7 +57,7 @@ def _stage(tmp_path_factory: pytest.TempPathFactory, empty_sqlite: Path) -> Iter
     job, _ = Jobs(database).create(SITE, "groups_report", {}, who="a test", state="running")
     [letter, *_] = house.services.ledger.letters()
     STAGE.ids = {"events": "e1", "messages": letter.id, "tokens": token.id, "jobs": job.id, "people": ANN}
-    [decision], _ = Requests(database).decide(SITE, [Decision("d", "approve", RUNNERS, ANN)], who="a test")
+    [decision], _ = Requests(database).decide(SITE, [Decision("approve", RUNNERS, ANN, None)], who="a test")
     STAGE.ids["requests"] = decision.id
     STAGE.ids["letters"] = "welcome"
     new = {"role": Role.READER, "sites": [SITE], "groups": [], "who": "a test"}

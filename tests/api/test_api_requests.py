@@ -17,7 +17,7 @@ from integrations.store.tokens import Role
 from tests.api.test_api_tokens import Desk
 from tests.house import RUNNERS, SITE, Clock, House, a_house
 from tests.test_admin_api import TOKEN, Counter, problem
-from tests.test_requests import CHOIR, RULES, asks, told
+from tests.test_requests import CHOIR, OF_OTHERS, RULES, asks, told
 
 BO, CY = MemberId("m-bo"), MemberId("m-cy")
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 def house(database: Database, clock: Clock) -> House:
-    found = a_house(database, clock, RULES)
+    found = a_house(database, clock, RULES + OF_OTHERS)
     found.wix.groups = {id_: Group(id_, id_, "PRIVATE") for id_ in (RUNNERS, CHOIR)}
     with database.begin() as tx:
         note_site(tx, SITE, tx.now, "active")
@@ -144,6 +144,8 @@ def test_a_rule_is_tried_on_past_requests(desk: Desk, house: House, clock: Clock
     new = tried(answers={"any": ["coach"]}, decide="reject").json()
     assert [item["after"]["automation"] for item in new["changed"]] == ["new-rule"]
     problem(tried(automation="nobody"), 404)
+    assert house.services.automations.named("of-another-site") is not None
+    problem(tried(automation="of-another-site"), 404)
     wrong = problem(tried(automation="let-teachers-in", answers={"any": ["!"]}), 422)
     assert [error["field"] for error in wrong["errors"]] == ["any"]
 

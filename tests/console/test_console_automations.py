@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html import unescape
+from typing import Any
 
 import httpx
 import pytest
 
 from admin.api.automations import describe_version
 from admin.console.pages import automations as pages
-from core.automations import parse_automations
-from core.community import Group, Member, MemberId, Membership, SiteId
+from core.automations import Automation, Automations, applicable, parse_automations
+from core.community import Group, GroupId, Member, MemberId, Membership, SiteId
 from integrations.store.audit import Audit
 from integrations.store.book import Book, File
 from integrations.store.database import Database
@@ -351,13 +352,143 @@ def test_two_who_change_at_once_lose_nothing(house: House):
     assert late.status_code == 409
     assert "Somebody else changed the automations meanwhile" in text_of(late)
     assert "Chess*" in late.text
-    assert base(late) == "2"
+    assert base(late) == "1"
+    assert 'added: after = "1d"' in text_of(late)
     assert "Chess" not in newest(house)
     late = other.post("/automations/text", {"base": "1", "text": "[policy]\n# mine\n"})
     assert (late.status_code, "# mine" in late.text) == (409, True)
     late = other.post("/automations/named/yoga/move", {"by": "1", "base": "1"})
     assert late.status_code == 409
     assert 'after = "1d"' in newest(house)
+
+
+def pressed_again(somebody: Visitor, path: str, form: dict[str, object]) -> httpx.Response:
+    """A form that came back because others saved meanwhile, sent once more as its page has it."""
+    late = somebody.post(path, form)
+    assert late.status_code == 409, text_of(late)
+    hidden = dict(re.findall(r'<input type="hidden" name="(base|seen)" value="(\d+)"', late.text))
+    return somebody.follow(somebody.post(path, form | hidden))
+
+
+def test_a_stop_that_somebody_else_pressed_survives_a_policy_form_that_was_open(house: House):
+    ada, bob = visitor(house), visitor(house)
+    form = shown_form(bob, "/automations/policy")
+    ada.follow(ada.post("/automations/policy", shown_form(ada, "/automations/policy") | {"send": ""}))
+    pressed_again(bob, "/automations/policy", form | {"max_age": "2d"})
+    policy = house.services.book.current().policy
+    assert (policy.send, policy.max_age_s) == (False, 2 * 86400)
+
+
+def test_what_somebody_else_changed_survives_a_form_that_was_open(house: House):
+    ada, bob = visitor(house), visitor(house)
+    path = "/automations/named/yoga/edit"
+    form = shown_form(bob, path)
+    ada.follow(ada.post(path, shown_form(ada, path) | {"groups": "Chess*", "none": "no yoga\nnever"}))
+    pressed_again(bob, path, form | {"after": "1d", "any": "yoga\nswim"})
+    yoga = house.services.book.current().named("yoga")
+    assert yoga is not None
+    assert yoga.answers is not None
+    assert (yoga.groups, yoga.after_s) == (("Chess*",), 86400)
+    assert (yoga.answers.any, yoga.answers.none) == (("yoga", "swim"), ("no yoga", "never"))
+
+
+def test_steps_that_somebody_else_changed_survive_a_form_that_was_open(house: House):
+    ada, bob = visitor(house), visitor(house)
+    path = "/automations/named/welcome/edit"
+    form = shown_form(bob, path)
+    added = {"step-1-name": "later", "step-1-email": "welcome", "step-1-after": "9d"}
+    ada.follow(ada.post(path, shown_form(ada, path) | {"step-0-after": "8d"} | added))
+    pressed_again(bob, path, form | {"step-0-unless_replied": ""})
+    flow = house.services.book.current().automations[:3]
+    assert [(one.name, one.after_s / 86400, one.unless_replied) for one in flow[1:]] == [
+        ("welcome.first-week", 8, False),
+        ("welcome.later", 9, True),
+    ]
+
+
+def test_a_form_that_came_back_is_refused_again_when_yet_another_saved(house: House):
+    ada, bob = visitor(house), visitor(house)
+    form = shown_form(bob, "/automations/policy") | {"max_age": "2d"}
+    switch = {"kind": "automation", "name": "yoga", "on": ""}
+    ada.follow(ada.post("/automations/switch", {"base": "1", **switch}))
+    assert bob.post("/automations/policy", form).status_code == 409
+    ada.follow(ada.post("/automations/switch", {"base": "2", **switch, "on": "1"}))
+    assert bob.post("/automations/policy", form | {"seen": "2"}).status_code == 409
+    bob.follow(bob.post("/automations/policy", form | {"seen": "3"}))
+
+
+RENAMED = FLOW.replace('name = "welcome"', 'name = "hello"')
+
+
+def test_a_name_that_has_letters_goes_only_when_somebody_says_so(house: House):
+    somebody = visitor(house)
+    refused = somebody.post("/automations/text", {"base": "1", "text": RENAMED})
+    assert refused.status_code == 409
+    assert "These names have letters, and would be gone: welcome , welcome.first-week" in text_of(refused)
+    assert 'name="names_go"' in refused.text
+    assert newest(house) == FLOW
+    said = {"base": "1", "text": RENAMED, "names_go": "1"}
+    somebody.follow(somebody.post("/automations/text", said))
+    assert newest(house) == RENAMED
+    back = somebody.post("/automations/history/1/back", {"base": "2"})
+    assert back.status_code == 303  # nothing was written under the new name
+
+
+def test_going_back_asks_about_names_that_have_letters_too(house: House):
+    somebody = visitor(house)
+    somebody.follow(somebody.post("/automations/text", {"base": "1", "text": RENAMED, "names_go": "1"}))
+    house.clock.move(seconds=5)
+    house.hear(an_event(house.clock, id="again", member="m2"))
+    house.wix.memberships[RUNNERS, MemberId("m2")] = Membership("joined")
+    house.work()
+    refused = somebody.post("/automations/history/1/back", {"base": "2"})
+    assert (refused.status_code, 'name="names_go"' in refused.text) == (409, True)
+    somebody.follow(somebody.post("/automations/history/1/back", {"base": "2", "names_go": "1"}))
+
+
+def test_a_step_of_another_name_is_asked_about_in_the_form(house: House):
+    somebody = visitor(house)
+    path = "/automations/named/welcome/edit"
+    form = shown_form(somebody, path) | {"step-0-name": "second-week"}
+    refused = somebody.post(path, form)
+    assert refused.status_code == 409
+    assert "would be gone: welcome.first-week" in text_of(refused)
+    assert "second-week" in refused.text
+    somebody.follow(somebody.post(path, form | {"names_go": "1"}))
+    assert "second-week" in newest(house)
+
+
+def test_a_name_without_letters_changes_freely(house: House):
+    somebody = visitor(house)
+    text = FLOW.replace('name = "teachers"', 'name = "trainers"')
+    somebody.follow(somebody.post("/automations/text", {"base": "1", "text": text}))
+
+
+def test_a_page_number_before_all_time_begins_at_the_start(house: House):
+    for after in ("0001-01-01T00:00:00+14:00 x", "9999-12-31T23:59:59-14:00 x", "x", "2026-01-01"):
+        answer = visitor(house).ask("GET", "/automations/named/welcome", params={"after": after})
+        assert answer.status_code == 200, after
+
+
+def test_the_list_asks_each_automation_about_its_own_site_and_groups_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    for number in range(30):
+        house.wix.groups[GroupId(f"g{number}")] = Group(GroupId(f"g{number}"), f"Group {number}")
+    one = '\n[[automation]]\nname = "a{0}"\non = ["join_requested"]\ndecide = "flag"\nsites = ["{1}"]\n'
+    text = FLOW + "".join(one.format(number, OTHER) for number in range(20))
+    somebody = visitor(house)
+    somebody.follow(somebody.post("/automations/text", {"base": "1", "text": text}))
+    asked: list[int] = []
+
+    def count(automations: Automations, *of: Any) -> list[Automation]:
+        asked.append(len(automations.automations))
+        return applicable(automations, *of)
+
+    monkeypatch.setattr(pages, "applicable", count)
+    shown = text_of(somebody.get("/automations"))
+    assert shown.count("It fits none of this site's groups") == 20
+    assert asked == [1] * 23
 
 
 def test_the_policy_is_changed_key_by_key(house: House):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import httpx
 import pytest
 
 from admin.console.pages import requests as pages
@@ -15,7 +16,7 @@ from integrations.store.reach import Reach
 from integrations.store.tokens import Role
 from tests.console.visiting import Visitor, a_visitor, text_of
 from tests.house import RUNNERS, SITE, Clock, House, a_house
-from tests.test_requests import CHOIR, RULES, asks, told
+from tests.test_requests import CHOIR, OF_OTHERS, RULES, asks, told
 
 BO, CY = MemberId("m-bo"), MemberId("m-cy")
 OF_RUNNERS = Reach(frozenset({SITE}), frozenset({RUNNERS}))
@@ -35,6 +36,11 @@ def house(database: Database, clock: Clock) -> House:
 
 def visitor(house: House, role: Role = Role.MANAGER, **more: object) -> Visitor:
     return a_visitor(house, *pages.PAGES, role=role, **more)  # type: ignore[arg-type]
+
+
+def base_of(answer: httpx.Response) -> str:
+    """The version of the automations that a form is of."""
+    return re.findall(r'name="base" value="(\d+)"', answer.text)[0]
 
 
 def place(member: MemberId, group: GroupId = RUNNERS) -> str:
@@ -275,12 +281,11 @@ def test_a_rule_is_tried_on_past_requests_and_saved(house: House, clock: Clock):
     house.work()
     office = Office.of_services(house.services, house.database)
     ada = a_visitor(house, *pages.PAGES, office=office)
-    assert "teacher" in ada.get("/requests/back-test?rule=let-teachers-in").text
+    opened = ada.get("/requests/back-test?rule=let-teachers-in")
+    assert "teacher" in opened.text
 
-    page = ada.post(
-        "/requests/back-test",
-        {"rule": "let-teachers-in", "any": "teacher\ncoach*", "none": "not a teacher", "decide": "approve"},
-    )
+    words = {"any": "teacher\ncoach*", "none": "not a teacher", "decide": "approve"}
+    page = ada.post("/requests/back-test", {"rule": "let-teachers-in", "base": base_of(opened), **words})
 
     said = text_of(page)
     assert "1 requests looked at 1 of them would be different" in said
@@ -312,10 +317,8 @@ def test_a_new_rule_is_tried_and_saved(house: House, clock: Clock):
     ada = a_visitor(house, *pages.PAGES, office=office)
     rule = {"rule": "", "name": "no-sellers", "any": "sell*", "decide": "flag"}
 
-    tried = ada.post("/requests/back-test", rule)
-    saved = ada.post(
-        "/requests/back-test/save", {**rule, "base": re.findall(r'name="base" value="(\d+)"', tried.text)[0]}
-    )
+    tried = ada.post("/requests/back-test", {**rule, "base": base_of(ada.get("/requests/back-test"))})
+    saved = ada.post("/requests/back-test/save", {**rule, "base": base_of(tried)})
 
     assert "no-sellers would leave them to a person" in text_of(tried)
     assert saved.status_code == 303, text_of(saved)
@@ -324,6 +327,34 @@ def test_a_new_rule_is_tried_and_saved(house: House, clock: Clock):
         or RULES.strip() in office.book.newest().text
     )
     assert "no-sellers" in office.book.newest().text
+
+
+def test_a_form_that_was_opened_before_a_colleague_saved_is_not_saved(house: House):
+    office = Office.of_services(house.services, house.database)
+    ada = a_visitor(house, *pages.PAGES, office=office)
+    opened = ada.get("/requests/back-test?rule=let-teachers-in")
+    theirs = RULES.replace('["not a teacher"]', '["driving teacher"]')
+    office.book.add(theirs, base=int(base_of(opened)), who="user bea")
+
+    rule = {"rule": "let-teachers-in", "any": "teacher", "none": "not a teacher", "decide": "approve"}
+    wrong = ada.post("/requests/back-test", {**rule, "any": "a*b", "base": base_of(opened)})
+    tried = ada.post("/requests/back-test", {**rule, "base": base_of(wrong)})
+    saved = ada.post("/requests/back-test/save", {**rule, "base": base_of(tried)})
+
+    assert base_of(opened) == base_of(tried)
+    assert saved.status_code == 409
+    assert "Nothing was saved" in text_of(saved)
+    assert office.book.newest().text == theirs
+
+
+def test_a_rule_of_another_site_is_no_rule_here(database: Database, clock: Clock):
+    house = a_house(database, clock, RULES + OF_OTHERS)
+    rik = visitor(house, Role.GROUP_ADMIN, reach=OF_RUNNERS)
+
+    assert rik.get("/requests/back-test?rule=of-another-site").status_code == 404
+    assert "of-another-site" not in rik.get("/requests/back-test").text
+    tried = rik.post("/requests/back-test", {"rule": "of-another-site", "any": "x", "decide": "flag"})
+    assert "secretword" not in tried.text
 
 
 def test_a_wrong_word_is_named_beside_its_field_and_what_was_typed_stays(house: House):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from shutil import copytree
+from threading import Barrier
 from typing import Any
 
 import httpx
@@ -14,16 +16,19 @@ import pytest
 
 from admin.console.pages import jobs, write
 from admin.office import Office
+from admin.office.refusals import RefusedError
+from admin.office.write import Draft, send_test
 from admin.processes import TEMPLATES
 from admin.trial import Trials
-from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Subscription
+from core.community import Answer, Group, GroupId, Member, MemberId, Membership, Site, Subscription
+from core.consent import Purpose
 from core.errors import MailRefusedError
 from integrations.email.render import Renderer
 from integrations.email.transport import TRANSPORTS
 from integrations.email.url import parse_email_url
 from integrations.store.database import Database
-from integrations.store.reach import Reach
-from integrations.store.tokens import Role
+from integrations.store.reach import EVERYTHING, Reach
+from integrations.store.tokens import Holder, Role
 from tests.console.visiting import Visitor, a_visitor, text_of
 from tests.house import ANN, RUNNERS, SITE, Clock, House, a_house
 
@@ -434,6 +439,33 @@ def test_after_ten_tests_within_an_hour_somebody_has_to_wait(tried: Visitor, hou
 
     assert answers == [200] * 10 + [429]
     assert len(house.mail.letters) == 10
+
+
+def test_of_many_tests_at_once_no_more_than_ten_are_sent(database: Database, clock: Clock):
+    sent: list[str] = []
+
+    def trial(to: str, _letter: str, _context: Any, **_how: Any) -> str:
+        sent.append(to)
+        return "250 taken"
+
+    office = replace(Office.of_services(a_house(database, clock).services, database), trial=trial)
+    ada = Holder("ada", "user ada", Role.MANAGER, EVERYTHING)
+    draft = Draft("welcome", Purpose.ONBOARDING, Site(SITE))
+    together = Barrier(25)
+
+    def test(number: int) -> int:
+        together.wait(20)
+        try:
+            send_test(office, ada, draft, f"n{number}@example.com")
+        except RefusedError as exc:
+            return exc.status
+        return 200
+
+    with ThreadPoolExecutor(25) as threads:
+        answers = sorted(threads.map(test, range(25)))
+
+    assert answers == [200] * 10 + [429] * 15
+    assert (len(sent), len(office.audit.page(action="letter.test"))) == (10, 10)
 
 
 def test_what_the_mail_server_says_against_a_test_is_shown(tried: Visitor, house: House):

@@ -210,3 +210,53 @@ def test_removing_one_leaves_every_line_of_the_others(name: str):
     lines = text.split("\n")
     assert all(line in SHIPPED.split("\n") for line in lines)
     assert "\n\n\n\n" not in text
+
+
+@given(st.lists(EDITS, max_size=5))
+def test_a_list_of_edits_comes_to_the_same_as_one_after_the_other(edits: list[Edit]):
+    alone = SHIPPED
+    try:
+        for edit in edits:
+            alone = edited(alone, edit)
+    except (NotThereError, WrongStateError) as exc:
+        with pytest.raises(type(exc)):
+            edited(SHIPPED, *edits)
+    else:
+        assert edited(SHIPPED, *edits) == alone
+
+
+def test_what_was_just_added_is_found_by_the_next_edit():
+    policy = [ChangePolicy({"send": send}, site) for send in (True, False) for site in ("one", "", "two")]
+    for text in ("", SHIPPED):
+        added = edited(text, Add({"name": "n"}), Change("n", {"name": "m"}), Remove("m"), *policy)
+        read = tomllib.loads(added)
+        assert "m" not in {one["name"] for one in read.get("automation", ())}
+        assert [read["policy"]["send"]] + [
+            read["policy"]["site"][site]["send"] for site in ("one", "two")
+        ] == [False] * 3
+
+
+def test_many_edits_read_each_table_once(monkeypatch: pytest.MonkeyPatch):
+    text = "".join(f'[[automation]]\nname = "a{number}"\n\n' for number in range(40))
+    read: list[str] = []
+
+    class Reader:
+        TOMLDecodeError = tomllib.TOMLDecodeError
+
+        @staticmethod
+        def loads(text: str) -> dict[str, Any]:
+            read.append(text)
+            return tomllib.loads(text)
+
+    monkeypatch.setattr("core.edits.tomllib", Reader)
+    edited(text, *(Move(f"a{number}", 1) for number in range(40)))
+    assert len(read) == 41
+
+
+def test_a_list_that_is_very_long_is_written_anew():
+    words = [f"word{number}" for number in range(2000)]
+    text = edited('[[automation]]\nname = "a"\n', Change("a", {"groups": words}))
+    assert (
+        tomllib.loads(edited(text, Change("a", {"groups": words[1:]})))["automation"][0]["groups"]
+        == words[1:]
+    )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from core.toml_lines import Path, find_lines
+from core.toml_lines import Path, find_excess, find_lines
 
 DOCUMENT = '''\
 # a comment with key = "value" and [table]
@@ -155,3 +155,20 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",\n".join(_toml(inner) for inner in value) + "]"
     return str(value).lower()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'x = "a.b.c.d.e.f.g.h.i.j.k"',
+        "[a.b.c.d.e.f.g.h.i]",
+        "x = 1.5 # a.b.c.d.e.f.g.h.i.j",
+        'x = ["a.b", "c......"]',
+    ],
+)
+def test_dots_that_stand_in_words_are_none_of_a_key(text: str):
+    assert find_excess(text) == ""
+
+
+def test_a_key_of_many_dots_is_named_by_its_line():
+    assert find_excess("x = 1\n" + "a." * 9 + "a = 1") == "line 2: a key has more than 8 dots"

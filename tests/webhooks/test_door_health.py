@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
-from tests.webhooks.wix_signing import ask
+from tests.webhooks.wix_signing import ask, ask_while_pages_hold_every_thread
 from webhooks.health import health_routes
 
 Checks = Mapping[str, Callable[[], str]]
@@ -82,6 +82,11 @@ def test_checks_run_side_by_side() -> None:
 
     answer = ask(an_app({"database": meet, "redis": meet}, timeout_s=10), "GET", "/health/ready")
     assert answer.json()["status"] == "ok"
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics"])
+def test_who_watches_waits_for_no_page(path: str) -> None:
+    assert ask_while_pages_hold_every_thread(an_app(), "GET", path).status_code == 200
 
 
 def test_a_check_that_hangs_costs_one_thread_however_often_it_is_asked() -> None:

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 
 from core.errors import JournalUnavailableError
 from integrations.email.inbound import MOST_BYTES
-from tests.webhooks.wix_signing import ask
+from tests.webhooks.wix_signing import ask, ask_while_pages_hold_every_thread
 from webhooks.inbound import inbound_routes
 
 TOKEN = "the token of the tests"
@@ -46,6 +46,16 @@ def test_a_mail_is_taken_as_it_is_and_beside_the_loop() -> None:
     assert (answer.status_code, answer.text) == (200, "taken\n")
     assert house.taken == [(MAIL, [])]
     assert threading.get_ident() not in house.threads
+
+
+def test_a_mail_waits_for_no_page() -> None:
+    house = House()
+    answer = ask_while_pages_hold_every_thread(
+        house.app, "POST", "/mail/inbound", headers=RIGHT, content=MAIL
+    )
+
+    assert answer.status_code == 200
+    assert house.taken == [(MAIL, [])]
 
 
 @pytest.mark.parametrize("kind", ["message/rfc822", "text/plain", "application/octet-stream", ""])

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from core.community import GroupId, MemberId, SiteId
 from core.errors import JournalUnavailableError
 from integrations.email.unsubscribe import UnsubscribeClaim, UnsubscribeTokens
-from tests.webhooks.wix_signing import ask
+from tests.webhooks.wix_signing import ask, ask_while_pages_hold_every_thread
 from webhooks.unsubscribe import unsubscribe_routes
 from webhooks.unsubscribe_pages import PAGES, preferred_language
 
@@ -285,6 +285,12 @@ def test_a_page_is_private_and_complete_in_itself(page: str) -> None:
     assert re.findall(r"""(?:https?:)?//\w|src=|href=|@import|url\(|<script""", answer.text) == []
     assert "prefers-color-scheme: dark" in answer.text
     assert "width=device-width" in answer.text
+
+
+def test_one_click_waits_for_no_page() -> None:
+    house = House()
+    assert ask_while_pages_hold_every_thread(house.app, "POST", LINK).status_code == 200
+    assert house.left == [(ANN, None)]
 
 
 def test_the_style_is_the_one_that_the_policy_allows() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from anyio import to_thread
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -95,13 +96,26 @@ def a_door(
 
 
 def ask(app: ASGIApp, method: str, path: str, **request: Any) -> httpx.Response:
+    return asyncio.run(_ask(app, method, path, **request))
+
+
+def ask_while_pages_hold_every_thread(app: ASGIApp, method: str, path: str, **request: Any) -> httpx.Response:
+    """Every thread that Starlette lends. Raises TimeoutError when the answer needs one."""
+
     async def call() -> httpx.Response:
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=app), base_url="http://usher.example"
-        ) as client:
-            return await client.request(method, path, **request)
+        lent = to_thread.current_default_thread_limiter()
+        for _ in range(int(lent.total_tokens)):
+            lent.acquire_on_behalf_of_nowait(object())
+        async with asyncio.timeout(10):
+            return await _ask(app, method, path, **request)
 
     return asyncio.run(call())
+
+
+async def _ask(app: ASGIApp, method: str, path: str, **request: Any) -> httpx.Response:
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://usher.example") as client:
+        return await client.request(method, path, **request)
 
 
 def deliver(app: ASGIApp, body: bytes, **headers: str) -> httpx.Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +20,14 @@ from admin.office import MANAGERS, READERS, write
 from admin.office import automations as room
 from admin.office.refusals import RefusedError
 from admin.office.words import N_
-from core.automations import TRIGGERS, WITH_ANSWERS, Automation, Automations, applicable
+from core.automations import (
+    TRIGGERS,
+    WITH_ANSWERS,
+    Automation,
+    Automations,
+    applicable,
+    group_fits,
+)
 from core.community import Answer, Group, GroupId, MemberId
 from core.consent import Purpose
 from core.edits import Add, Change, ChangePolicy, Edit, Kind, Move, Remove
@@ -80,7 +87,7 @@ def show_list(visit: Visit) -> Response:
                     "times": describe_times(one, tongue),
                     "steps": [(step, describe(step, tongue, names)) for step in flow[1:]],
                     "counts": _added_up(counts, flow),
-                    "here": _is_here(one, found, visit, groups),
+                    "here": _is_here(one, visit, groups),
                 }
             )
     return visit.page(
@@ -266,10 +273,44 @@ def remove(visit: Visit) -> Response:
 
 
 def _save(visit: Visit, *edits: Edit) -> int:
-    base = _base(visit)
+    seen = _number(visit.form.get("seen"))
+    base = _base(visit) if seen is None else seen
     text, _ = room.edited(visit.office, visit.holder, base, edits)
-    saved = room.save(visit.office, visit.holder, text, base, visit.form.get("note"))
+    return _save_text(visit, text, base)
+
+
+def _save_text(visit: Visit, text: str, base: int) -> int:
+    note, names_go = visit.form.get("note"), visit.form.get("names_go") == "1"
+    saved = room.save(visit.office, visit.holder, text, base, note, names_go=names_go)
     return int(saved.number)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Why a form was not saved, for its page."""
+
+    status: int = 200
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """By field; "" is the whole."""
+    gone: tuple[str, ...] = ()
+    """As NamesGoError has them."""
+    theirs: Sequence[room.Line] = ()
+    """What others changed since the form was opened."""
+    seen: int | None = None
+    """The version that `theirs` leads to."""
+
+
+def _trouble(visit: Visit, exc: RefusedError | WrongStateError) -> _Trouble:
+    """Of a form that was opened at version `base`, and goes on being that one's. Raises what no form mends."""
+    if isinstance(exc, room.NamesGoError):
+        return _Trouble(409, gone=exc.names, seen=_number(visit.form.get("seen")))
+    if isinstance(exc, RefusedError):
+        if exc.status != 422:
+            raise exc
+        return _Trouble(422, _by_field(exc), seen=_number(visit.form.get("seen")))
+    newest, base = room.text_of(visit.office, visit.holder), _base(visit)
+    theirs = room.difference(room.text_of(visit.office, visit.holder, base).text, newest.text)
+    return _Trouble(409, {"": visit.words.gettext(str(exc))}, theirs=theirs, seen=newest.number)
 
 
 # Forms.
@@ -314,7 +355,8 @@ def _filled_in(visit: Visit) -> _Filled:
 
 
 def _changes(table: Mapping[str, Any], before: _Filled, after: _Filled) -> dict[str, Any]:
-    """Keys with their new values: those whose text in the form is another one than it was."""
+    """Keys with their new values: those whose text in the form is another one than it was when it was opened. `table`
+    is what they are written upon, which others may have changed since."""
 
     def is_new(key: str) -> bool:
         return before.values.get(key) != after.values.get(key)
@@ -333,29 +375,43 @@ def _changes(table: Mapping[str, Any], before: _Filled, after: _Filled) -> dict[
             fields[key] = None if after.values[key] == "*" else after.values[key].split("\n")
     if any(map(is_new, (*WORDS, "question"))):
         answers = dict(table.get("answers", {}))
-        for key in WORDS:
+        for key in filter(is_new, WORDS):
             answers[key] = after.values[key].split("\n") if after.values[key] else None
-        answers["question"] = after.values["question"] or None
+        if is_new("question"):
+            answers["question"] = after.values["question"] or None
         kept = {key: value for key, value in answers.items() if value}
         fields["answers"] = kept or None
     if before.steps != after.steps:
-        fields["then"] = _steps(table.get("then", ()), after.steps) or None
+        fields["then"] = _steps(table.get("then", ()), before.steps, after.steps) or None
     return fields
 
 
-def _steps(tables: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """What the form does not show of a step stays."""
+def _steps(
+    tables: Sequence[Mapping[str, Any]],
+    before: Sequence[Mapping[str, str]],
+    after: Sequence[Mapping[str, str]],
+) -> list[dict[str, Any]]:
+    """`tables` with what was changed in the form. What it does not show of a step stays, and so do steps that came
+    since; a step that is gone since comes back if it was changed."""
     known = {str(table.get("name")): table for table in tables}
+    opened = {step["name"]: step for step in before}
     found = []
-    for step in steps:
+    for step in after:
+        old = opened.get(step["name"], {})
+        if step["name"] not in known:
+            if step == old:
+                continue
+            old = {}
         table: dict[str, Any] = dict(known.get(step["name"], {}))
-        table |= {key: step[key] for key in STEP if step[key]}
-        if not step["purpose"]:
+        table |= {key: step[key] for key in STEP if step[key] and step[key] != old.get(key)}
+        if not step["purpose"] and old.get("purpose"):
             table.pop("purpose", None)
-        if bool(step["unless_replied"]) != table.get("unless_replied", True):
+        is_new = step["unless_replied"] != old.get("unless_replied")
+        if is_new and bool(step["unless_replied"]) != table.get("unless_replied", True):
             table["unless_replied"] = bool(step["unless_replied"])
         found.append(table)
-    return found
+    shown = {step["name"] for step in (*before, *after)}
+    return found + [dict(table) for name, table in known.items() if name not in shown]
 
 
 def new_one(visit: Visit) -> Response:
@@ -364,14 +420,24 @@ def new_one(visit: Visit) -> Response:
 
 
 def edit_one(visit: Visit) -> Response:
-    row = room.text_of(visit.office, visit.holder)
     name = visit.ids["name"]
-    table = next(
-        (one for one in tomllib.loads(row.text).get("automation", ()) if one.get("name") == name), None
+    opened, table = (
+        next((one for one in read.get("automation", ()) if one.get("name") == name), None)
+        for read in _opened_and_newest(visit)
     )
-    if table is None:
+    if opened is None or table is None:
         raise NotThereError("There is no automation of this name any more.")
-    return _form(visit, table, _as_form(table), name, f"/automations/named/{name}/edit")
+    return _form(visit, table, _as_form(opened), name, f"/automations/named/{name}/edit")
+
+
+def _opened_and_newest(visit: Visit) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The version that the form was opened with, and the newest one. What somebody changed is what they sent against
+    the first; so what others changed meanwhile is none of it."""
+    newest = room.text_of(visit.office, visit.holder)
+    opened = newest
+    if visit.request.method == "POST" and _base(visit) != newest.number:
+        opened = room.text_of(visit.office, visit.holder, _base(visit))
+    return tomllib.loads(opened.text), tomllib.loads(newest.text)
 
 
 def _form(visit: Visit, table: Mapping[str, Any], before: _Filled, name: str, path: str) -> Response:
@@ -379,7 +445,7 @@ def _form(visit: Visit, table: Mapping[str, Any], before: _Filled, name: str, pa
     if not standing.editable:
         raise RefusedError(_why_not(visit, standing), 403)
     _ = visit.words.gettext
-    shown, errors, base, status = before, {}, standing.newest, 200
+    shown, base, trouble = before, standing.newest, _Trouble()
     if visit.request.method == "POST":
         shown, base = _filled_in(visit), _base(visit)
         fields = _changes(table, before, shown)
@@ -388,25 +454,22 @@ def _form(visit: Visit, table: Mapping[str, Any], before: _Filled, name: str, pa
                 return visit.to(f"/automations/named/{name}", said=_("Nothing was changed."), mood="plain")
             _save(visit, Change(name, fields) if name else Add(fields))
             return visit.to(f"/automations/named/{shown.values['name'] or name}", said=_(SAVED))
-        except RefusedError as exc:
-            if exc.status != 422:
-                raise
-            errors, status = _by_field(exc), 422
-        except WrongStateError as exc:
-            errors, base, status = {"": _(str(exc))}, standing.newest, 409
+        except (RefusedError, WrongStateError) as exc:
+            trouble = _trouble(visit, exc)
     tongue = tongue_of(visit.words)
     more = [{**dict.fromkeys(STEP, ""), "unless_replied": "1"}] if len(shown.steps) < MOST_STEPS else []
     written = write.letters(visit.office, visit.directory.site())
     return visit.page(
         "automations/form.html",
-        status=status,
+        status=trouble.status,
+        trouble=trouble,
         standing=standing,
         name=name,
         path=path,
         base=base,
         filled=shown,
         steps=[*shown.steps, *more],
-        errors=errors,
+        errors=trouble.errors,
         triggers=list(name_triggers(tongue).items()),
         letters=[(one.name, f"{one.subject} ({one.name})") for one in written],
         groups=_groups(visit),
@@ -419,13 +482,13 @@ def edit_policy(visit: Visit) -> Response:
     standing = room.standing(visit.office, visit.holder)
     if not standing.editable:
         raise RefusedError(_why_not(visit, standing), 403)
-    row = room.text_of(visit.office, visit.holder)
-    policy = tomllib.loads(row.text).get("policy", {})
+    opened, _newest = _opened_and_newest(visit)
+    policy = opened.get("policy", {})
     before = {key: str(policy.get(key, "")) for key in POLICY}
     before |= {"send": "1" if policy.get("send", True) else ""}
     before |= {"onboarding_without_consent": "1" if policy.get("onboarding_without_consent", False) else ""}
     _ = visit.words.gettext
-    shown, errors, base, status = before, {}, standing.newest, 200
+    shown, base, trouble = before, standing.newest, _Trouble()
     if visit.request.method == "POST":
         shown = {key: visit.form.get(key).strip() for key in before}
         base = _base(visit)
@@ -437,18 +500,15 @@ def edit_policy(visit: Visit) -> Response:
             if fields:
                 _save(visit, ChangePolicy(fields))
             return visit.to("/automations", said=_(SAVED) if fields else _("Nothing was changed."))
-        except RefusedError as exc:
-            if exc.status != 422:
-                raise
-            errors, status = _by_field(exc), 422
-        except WrongStateError as exc:
-            errors, base, status = {"": _(str(exc))}, standing.newest, 409
+        except (RefusedError, WrongStateError) as exc:
+            trouble = _trouble(visit, exc)
     own = visit.site in standing.automations.site_policies
     return visit.page(
         "automations/policy.html",
-        status=status,
+        status=trouble.status,
+        trouble=trouble,
         filled=shown,
-        errors=errors,
+        errors=trouble.errors,
         base=base,
         own=own,
         note=visit.form.get("note"),
@@ -459,8 +519,8 @@ def edit_text(visit: Visit) -> Response:
     """The whole text at once, for those who like it, and for what no form can say."""
     standing = room.standing(visit.office, visit.holder)
     row = room.text_of(visit.office, visit.holder)
-    _, trouble = visit.words.gettext, ""
-    text, base, errors, status = row.text, row.number, [], 200
+    errors: list[dict[str, str]] = []
+    text, base, trouble = row.text, row.number, _Trouble()
     if visit.request.method == "POST":
         text, base = visit.form.get("text"), _base(visit)
         if not text.endswith("\n"):
@@ -468,17 +528,17 @@ def edit_text(visit: Visit) -> Response:
         try:
             if not standing.editable:
                 raise RefusedError(_why_not(visit, standing), 403)
-            room.save(visit.office, visit.holder, text, base, visit.form.get("note"))
-            return visit.to("/automations", said=_(SAVED))
+            _save_text(visit, text, base)
+            return visit.to("/automations", said=visit.words.gettext(SAVED))
         except RefusedError as exc:
-            if exc.status != 422:
-                raise
-            errors, status = exc.errors, 422
+            trouble = _trouble(visit, exc)
+            errors = exc.errors if trouble.status == 422 else []
         except WrongStateError as exc:
-            trouble, base, status = _(str(exc)), row.number, 409
+            trouble = _trouble(visit, exc)
+            base = trouble.seen or base
     return visit.page(
         "automations/text.html",
-        status=status,
+        status=trouble.status,
         standing=standing,
         text=text,
         base=base,
@@ -506,7 +566,11 @@ def show_history(visit: Visit) -> Response:
 
 
 def show_version(visit: Visit) -> Response:
-    """One version beside another: the one before it, or the one that was asked for."""
+    return _show_version(visit)
+
+
+def _show_version(visit: Visit, gone: Sequence[str] = ()) -> Response:
+    """One version beside another: the one before it, or the one that was asked for. `gone`: as NamesGoError has it."""
     standing = room.standing(visit.office, visit.holder)
     number = _number(visit.ids["number"]) or 0
     row = room.text_of(visit.office, visit.holder, number)
@@ -523,6 +587,8 @@ def show_version(visit: Visit) -> Response:
     ]
     return visit.page(
         "automations/version.html",
+        status=409 if gone else 200,
+        gone=gone,
         standing=standing,
         row=row,
         beside=beside,
@@ -533,7 +599,11 @@ def show_version(visit: Visit) -> Response:
 
 def go_back(visit: Visit) -> Response:
     number = _number(visit.ids["number"]) or 0
-    room.roll_back(visit.office, visit.holder, number, _base(visit))
+    names_go = visit.form.get("names_go") == "1"
+    try:
+        room.roll_back(visit.office, visit.holder, number, _base(visit), names_go=names_go)
+    except room.NamesGoError as exc:
+        return _show_version(visit, exc.names)
     told = visit.words.gettext("Version %(number)s counts again.", number=visit.words.number(number))
     return visit.to("/automations/history", said=told)
 
@@ -561,12 +631,15 @@ def _added_up(counts: Mapping[str, Mapping[str, int]], flow: Sequence[Automation
     return found
 
 
-def _is_here(one: Automation, found: Automations, visit: Visit, groups: Any) -> bool:
+def _is_here(one: Automation, visit: Visit, groups: Any) -> bool:
     """Whether it can apply on this site at all; while no group is known, it is taken to."""
     known = list(groups)
     if not known or not one.enabled:
         return True
-    return any(one in applicable(found, on, visit.site, group) for on in one.on for group in known)
+    anywhere = Automations(automations=(replace(one, groups=("*",)),))
+    if not any(applicable(anywhere, on, visit.site, known[0]) for on in one.on):
+        return False
+    return any(group_fits(pattern, group) for pattern in one.groups for group in known)
 
 
 def _sees_text(visit: Visit) -> bool:
@@ -588,11 +661,12 @@ def _by_field(exc: RefusedError) -> dict[str, str]:
         key = error["field"].rpartition(".")[2]
         if error["field"].startswith("automation.then"):
             key = "then"
-        elif error["field"] in ("automation", "policy"):
+        elif error["field"] in ("automation", "policy", "text"):
             key = ""
         elif error["field"] == "automation.answers":
             key = "any"
-        what = error["detail"].partition(": ")[2].replace(" in quotes", "").replace(" in [brackets]", "")
+        what = error["detail"].partition(": ")[2] or error["detail"]
+        what = what.replace(" in quotes", "").replace(" in [brackets]", "")
         found[key] = f"{found[key]}; {what}" if key in found else what
     return found
 
@@ -620,7 +694,7 @@ def _seen(text: str) -> tuple[datetime, str] | None:
     at, _, id_ = text.partition(" ")
     try:
         return (datetime.fromisoformat(at).astimezone(UTC), id_[:32]) if id_ else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -13,7 +13,7 @@ from admin.office import DECIDERS, MANAGERS, automations, requests
 from admin.office.refusals import RefusedError
 from core.automations import Automation
 from core.community import Group, GroupId, MemberId, is_plain
-from core.errors import WrongStateError
+from core.errors import NotThereError, WrongStateError
 from core.matching import AnswerRule, problem_with_term
 
 AT_ONCE = 25
@@ -195,10 +195,11 @@ def show_history(visit: Visit) -> Response:
 
 
 def choose_rule(visit: Visit) -> Response:
-    rules = visit.office.automations()
     name = visit.query.get("rule", "")
-    known = next((one for one in requests.rules_with_answers(rules) if one.name == name), None)
-    return _show_rule(visit, requests.edit_of(known), known)
+    known = next((one for one in _rules(visit) if one.name == name), None)
+    if name and known is None:
+        raise NotThereError(visit.words.gettext("There is no such rule, or it is not yours to see."))
+    return _show_rule(visit, requests.edit_of(known), known, base=_newest(visit))
 
 
 def try_rule(visit: Visit) -> Response:
@@ -219,13 +220,17 @@ def try_rule(visit: Visit) -> Response:
     return _show_rule(visit, edit, known, found=found, group=group)
 
 
+def _rules(visit: Visit) -> list[Automation]:
+    return requests.rules_with_answers(visit.office, visit.holder, visit.site)
+
+
 def save_rule(visit: Visit) -> Response:
     edit, known = _edit(visit)
-    base = visit.form.get("base")
-    if not base.isascii() or not base.isdecimal() or len(base) > 9:
+    base = _base(visit)
+    if base is None:
         raise RefusedError("The form does not say which version of the automations it is of.", 422)
     try:
-        requests.save_rule(visit.office, visit.holder, edit, int(base))
+        requests.save_rule(visit.office, visit.holder, edit, base)
     except RefusedError as exc:
         if exc.status != 422:
             raise
@@ -236,8 +241,7 @@ def save_rule(visit: Visit) -> Response:
 
 def _edit(visit: Visit) -> tuple[requests.RuleEdit, Automation | None]:
     """The rule as the form has it, and as it is."""
-    rules = requests.rules_with_answers(visit.office.automations())
-    known = next((one for one in rules if one.name == visit.form.get("rule")), None)
+    known = next((one for one in _rules(visit) if one.name == visit.form.get("rule")), None)
     edit = requests.RuleEdit(
         known.name if known else visit.form.get("name").strip(),
         _lines(visit.form.get("any")),
@@ -256,24 +260,30 @@ def _by_field(exc: RefusedError) -> dict[str, str]:
 def _show_rule(
     visit: Visit, edit: requests.RuleEdit, known: Automation | None, *, status: int = 200, **context: Any
 ) -> Response:
+    """`base`: the version that what the form shows was taken from; without it the form still has it."""
     found = context.get("found")
     groups = visit.directory.groups()
     return visit.page(
         "requests/back_test.html",
         status=status,
-        **{"errors": {}, "group": "", "found": None, **context},
+        **{"errors": {}, "group": "", "found": None, "base": _base(visit), **context},
         edit=edit,
         known=known,
-        rules=requests.rules_with_answers(visit.office.automations()),
+        rules=_rules(visit),
         members=visit.directory.members({one.past.member for one in found.changed} if found else ()),
         all_groups=groups,
         choices=_choices(visit, (one for one in groups.values() if one.privacy == "PRIVATE")),
-        base=_base(visit) if found else None,
         most=requests.MOST_TESTED,
     )
 
 
 def _base(visit: Visit) -> int | None:
+    """As it stands in the form since it was opened."""
+    base = visit.form.get("base")
+    return int(base) if base.isascii() and base.isdecimal() and len(base) <= 9 else None
+
+
+def _newest(visit: Visit) -> int | None:
     """The version that a rule may be saved upon; None for who may save none."""
     if visit.holder.role not in MANAGERS:
         return None
