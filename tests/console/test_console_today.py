@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -22,12 +23,13 @@ from core import events
 from core.community import Group, GroupId, Membership, SiteId
 from core.consent import Sender
 from core.errors import MailInDoubtError, NotThereError
+from core.reconciliation import REQUESTS
 from integrations.store.book import Book, File
 from integrations.store.database import Database
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.reach import EVERYTHING, Reach
 from integrations.store.senders import Senders
-from integrations.store.tables import automation_versions
+from integrations.store.tables import automation_versions, outbox, watches
 from integrations.store.tokens import Holder, Role, Tokens
 from tests.console.visiting import a_visitor, text_of
 from tests.house import ANN, RUNNERS, SENDER, SITE, WELCOME, YOGA, Clock, House, a_house, an_event
@@ -188,6 +190,41 @@ def test_requests_that_wait_are_those_the_lists_show_and_those_a_rule_left_since
     found = look(an_office(house), OWNER, SITE)
     assert (found.requests, found.flagged) == (1, 1)
     assert "1 request to join" in text_of(a_visitor(house, *PAGES).get("/"))
+
+
+def test_requests_that_are_gone_from_the_list_or_were_decided_since_the_last_look_wait_no_more(
+    database: Database, clock: Clock
+):
+    house = a_house(database, clock)
+    gone = clock().isoformat()
+    pending = {ANN: [None, None, None], "m-gone": [None, None, gone], "m-let-in": [None, None, None]}
+    pending |= {"m-asks-again": [None, None, None], "m-undone": [None, None, None]}
+    with database.begin() as tx:
+        tx.execute(
+            sa.insert(watches).values(
+                site=SITE, kind=REQUESTS, group_id=RUNNERS, state="watched", attempts=0, crashes=0,
+                next_at=clock(), pending=pending, privacy="PRIVATE", looked_at=clock(),
+            )
+        )  # fmt: skip
+        for member, state, minutes in (
+            ("m-let-in", "planned", 1), ("m-asks-again", "done", -60), ("m-undone", "undone", 1),
+        ):  # fmt: skip
+            row = {"kind": "approve", "group_id": RUNNERS, "text": "", "attempts": 0, "crashes": 0}
+            at = clock() + timedelta(minutes=minutes)
+            tx.execute(
+                sa.insert(outbox).values(
+                    id=member,
+                    site=SITE,
+                    key=member,
+                    member=member,
+                    state=state,
+                    next_at=at,
+                    created_at=at,
+                    **row,
+                )
+            )
+    found = look(an_office(house), OWNER, SITE)
+    assert (found.requests, found.flagged) == (3, 0), "Ann, who asks again, and whose approval was undone"
 
 
 def test_a_job_that_was_previewed_waits_for_its_yes_and_one_that_runs_shows_how_far_it_is(
