@@ -9,6 +9,7 @@ import asyncio
 import functools
 import hashlib
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -273,8 +274,10 @@ def _act(request: Request, drawing: Drawing, page: Page, form: Form) -> Response
         return page.act(visit)
     except AppError as exc:
         return _show_error(visit, exc)
-    except Exception:
-        log.exception("console.defect", extra={"page": page.path})
+    except Exception as exc:  # noqa: BLE001 (whatever it is, the answer is a page of ours, dressed as all are)
+        # Where it was, and not its words: what somebody typed may stand in them.
+        trace = "".join(traceback.format_tb(exc.__traceback__))
+        log.error("console.defect", extra={"page": page.path, "error": type(exc).__name__, "trace": trace})
         return _show(visit, 500, DEFECT, [])
 
 

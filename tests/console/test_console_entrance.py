@@ -1051,14 +1051,20 @@ def test_time_since_somebody_was_seen_is_right_to_a_minute(stage: Stage, clock: 
     assert stage.row().last_seen_at == began + timedelta(minutes=1)
 
 
-def test_what_nobody_thought_of_is_said_on_a_page_of_ours(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+def test_what_nobody_thought_of_is_said_on_a_page_of_ours(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     def fail(*_: object, **__: object) -> None:
-        raise ZeroDivisionError
+        raise ValueError(LOGIN)
 
     owner = stage.owner()
     monkeypatch.setattr("integrations.store.users.Users.page", fail)
     answer = owner.get(page("/users"))
     assert answer.status_code == 500
     assert "Usher failed over this; its log says how." in text_of(answer)
+    [line] = [record for record in caplog.records if record.message == "console.defect"]
+    assert (line.page, line.error) == ("/users", "ValueError")  # type: ignore[attr-defined]
+    assert "in fail" in line.trace  # type: ignore[attr-defined]
+    assert LOGIN not in f"{caplog.text} {line.__dict__}", "nor what was typed"
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert answer.headers["cache-control"] == "no-store"
