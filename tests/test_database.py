@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from admin.processes import keep_beating
 from core.errors import ConfigError, JournalUnavailableError
 from integrations.store.database import Database, open_database
 from integrations.store.heartbeats import Heartbeats
-from integrations.store.tables import heartbeats
+from integrations.store.tables import heartbeats, sites
 from tests.house import Clock
 
 
@@ -201,3 +201,66 @@ def test_the_heart_goes_on_beating_after_any_error() -> None:
     keep_beating(trembling, trembling, "worker", stop, every_s=0.0)  # type: ignore[arg-type]
 
     assert (len(beaten), len(renewed)) == (3, 1)
+
+
+def test_a_statement_alone_is_committed_with_it_and_returns_its_rows(database: Database) -> None:
+    marks = "?" if database.url.get_backend_name() == "sqlite" else "%s"
+    written = "INSERT INTO sites (site, state, changed_at) VALUES ({0}, {0}, {0}) RETURNING site"
+    rows = database.alone(written.format(marks), ("s-1", "active", "2026-11-22 10:00:00.000000+00:00"))
+    assert [tuple(row) for row in rows] == [("s-1",)]
+    with database.read() as tx:
+        assert tx.connection.scalar(sa.select(sa.func.count()).select_from(sites)) == 1
+
+
+def test_a_statement_alone_that_fails_leaves_nothing_and_no_open_transaction(database: Database) -> None:
+    with pytest.raises((JournalUnavailableError, sa.exc.DBAPIError), match="nowhere"):
+        database.alone("SELECT * FROM nowhere", ())
+    with database.begin() as tx:
+        assert tx.connection.scalar(sa.text("SELECT 1")) == 1
+
+
+def test_the_time_of_a_transaction_is_the_server_s_when_it_began(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    server_says = sa.select(sa.literal_column("now()"), sa.literal_column("clock_timestamp()"))
+    with database.begin() as tx:
+        began, now = tx.execute(server_says).one()
+        assert tx.now.tzinfo is UTC
+        assert began <= tx.now <= now
+    with database.begin() as later:
+        assert now < later.now
+    database.close()
+
+
+def test_what_failed_on_the_way_is_undone(database: Database) -> None:
+    beat = heartbeats.insert().values(name="worker:1", seen_at=sa.func.now())
+    with contextlib.suppress(ZeroDivisionError), database.begin() as tx:
+        tx.execute(beat)
+        raise ZeroDivisionError
+    with database.begin() as tx:
+        assert tx.connection.scalar(sa.select(sa.func.count()).select_from(heartbeats)) == 0
+
+
+def test_postgresql_is_not_asked_whether_it_lives_between_two_transactions(postgres_url: str) -> None:
+    sent: list[str] = []
+    database = Database(postgres_url)
+    sa.event.listen(database.engine, "before_cursor_execute", lambda *about: sent.append(about[2]))
+    for _ in range(3):
+        with database.begin():
+            pass
+    assert len(sent) == 3
+    database.close()
+
+
+def test_a_connection_that_died_in_its_sleep_is_replaced(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, other = Database(postgres_url), Database(postgres_url)
+    with database.begin() as tx:
+        its_process = tx.connection.scalar(sa.text("SELECT pg_backend_pid()"))
+    with other.begin() as tx:
+        tx.connection.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": its_process})
+    monkeypatch.setattr("integrations.store.database._LIVES_FOR_S", -1.0)
+    with database.begin() as tx:
+        assert tx.connection.scalar(sa.text("SELECT pg_backend_pid()")) != its_process
+    database.close()
+    other.close()

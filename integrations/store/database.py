@@ -3,12 +3,17 @@
 SQLite runs in WAL mode with `synchronous=FULL`, because an acknowledged webhook must be on disk, with one writing
 connection for each Database and others that only read; PostgreSQL with timeouts on every statement. A database that is
 away, locked or full leaves as JournalUnavailableError: the transaction did not commit, or nobody knows.
+
+A way to the server and back costs as much as a small statement, so PostgreSQL's time comes with BEGIN, and a
+connection that was just in use is not asked whether it lives.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import math
 import os
 import sqlite3
 import time
@@ -30,10 +35,12 @@ from sqlalchemy.exc import (
     DatabaseError,
     InterfaceError,
     InternalError,
+    InvalidatePoolError,
     OperationalError,
     SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from core.errors import ConfigError, JournalUnavailableError
 
@@ -41,6 +48,10 @@ log = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x7573686572  # "usher": whose advisory lock it is on a PostgreSQL that others use too
+_LIVES_FOR_S = 1.0
+_BEGUN_AT = "usher_begun_at"
+_USED_AT = "usher_used_at"
+_ALONE = {"usher_alone": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +85,7 @@ class Database:
             self.engine = _sqlite_engine(self.url, timeout_s, connections=1, begin="BEGIN IMMEDIATE")
             self._reading = _sqlite_engine(self.url, timeout_s, connections=2, begin="BEGIN")
         else:
-            milliseconds = int(timeout_s * 1000)
-            self.engine = sa.create_engine(
-                self.url,
-                pool_size=4,
-                pool_timeout=timeout_s,
-                pool_pre_ping=True,
-                connect_args={
-                    "connect_timeout": max(1, int(timeout_s)),
-                    "options": f"{self.url.query.get('options', '')}"
-                    f" -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
-                    f" -c idle_in_transaction_session_timeout={4 * milliseconds} -c synchronous_commit=on"
-                    " -c timezone=UTC",
-                },
-                hide_parameters=True,
-            )
+            self.engine = _postgresql_engine(self.url, timeout_s)
             self._reading = self.engine
 
     def begin(self) -> contextlib.AbstractContextManager[Transaction]:
@@ -99,15 +96,29 @@ class Database:
         """One transaction that only looks: on SQLite nobody waits for it, and it waits for nobody who writes."""
         return self._transaction(self._reading)
 
+    def alone(self, statement: str, parameters: tuple[object, ...]) -> list[sa.Row[Any]]:
+        """One statement in the driver's own words, committed by itself; returns the rows it returns. On PostgreSQL that
+        is one way to the server and back, where a transaction takes three. Raises JournalUnavailableError.
+        """
+        with self._errors(), self.engine.connect().execution_options(**_ALONE) as connection:
+            result = connection.exec_driver_sql(statement, parameters)
+            rows = list(result) if result.returns_rows else []
+            connection.commit()
+        return rows
+
     @contextlib.contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[Transaction]:
+        with self._errors(), engine.begin() as connection:
+            yield Transaction(connection, self._now(connection))
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
         if os.getpid() != self._pid:  # a connection must not be shared with the parent it was opened in
             self.engine.dispose(close=False)
             self._reading.dispose(close=False)
             self._pid = os.getpid()
         try:
-            with engine.begin() as connection:
-                yield Transaction(connection, self._now(connection))
+            yield
         except (OperationalError, InterfaceError, InternalError, PoolTimeoutError) as exc:
             raise JournalUnavailableError(_without_details(exc)) from exc
         except DatabaseError as exc:
@@ -119,10 +130,9 @@ class Database:
         if self._clock is not None:
             return self._clock()
         if connection.dialect.name == "sqlite":
-            text = connection.scalar(sa.text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')"))
-            return datetime.strptime(str(text), "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=UTC)
-        now: datetime = connection.scalar(sa.text("SELECT clock_timestamp()"))
-        return now.astimezone(UTC)
+            return datetime.now(UTC)  # its own clock is this machine's
+        begun_at: datetime = connection.info[_BEGUN_AT]
+        return begun_at.astimezone(UTC)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -235,8 +245,55 @@ def _sqlite_engine(url: sa.URL, timeout_s: float, *, connections: int, begin: st
         hide_parameters=True,
     )
     sa.event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, timeout_s))
-    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    sa.event.listen(engine, "begin", functools.partial(_begin, begin))
     return engine
+
+
+def _postgresql_engine(url: sa.URL, timeout_s: float) -> sa.Engine:
+    milliseconds = int(timeout_s * 1000)
+    engine = sa.create_engine(
+        url,
+        pool_size=4,
+        pool_timeout=timeout_s,
+        connect_args={
+            "connect_timeout": max(1, int(timeout_s)),
+            "options": f"{url.query.get('options', '')}"
+            f" -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+            f" -c idle_in_transaction_session_timeout={4 * milliseconds} -c synchronous_commit=on"
+            " -c timezone=UTC",
+        },
+        isolation_level="AUTOCOMMIT",  # the driver would send its BEGIN as a message of its own
+        hide_parameters=True,
+    )
+    # What stands before BEGIN in the same message is within the transaction too; the driver returns its rows.
+    sa.event.listen(engine, "begin", functools.partial(_begin, "SELECT clock_timestamp(); BEGIN"))
+    sa.event.listen(engine, "checkin", _note_use)
+    sa.event.listen(engine, "checkout", functools.partial(_see_that_it_lives, engine.dialect))
+    return engine
+
+
+def _begin(statement: str, connection: sa.Connection) -> None:
+    if _ALONE.items() <= connection.get_execution_options().items():
+        return
+    began = connection.exec_driver_sql(statement)
+    if began.returns_rows:
+        connection.info[_BEGUN_AT] = began.scalar_one()
+
+
+def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info[_USED_AT] = time.monotonic()
+
+
+def _see_that_it_lives(
+    dialect: sa.Dialect, connection: Any, record: ConnectionPoolEntry, _proxy: object
+) -> None:
+    """The pool connects anew, and drops all that are as old, when this one died while nobody used it."""
+    if time.monotonic() - record.info.get(_USED_AT, math.inf) < _LIVES_FOR_S:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as exc:
+        raise InvalidatePoolError from exc
 
 
 def _alembic() -> Config:
