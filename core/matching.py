@@ -3,24 +3,30 @@
 Text is folded into words with one space between and around them, and a term into the same form. Whole words,
 phrases over punctuation and prefixes are then plain substrings, which one automaton finds in one pass however
 many terms there are. Terms are words, never regular expressions.
+
+`fold` is the form. What is searched is the same without the spaces beside characters of scripts that have none: every
+character is a word there, with or without them, and a long answer is half as long.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 
-from ahocorasick_rs import AhoCorasick
+from ahocorasick_rs import AhoCorasick, BytesAhoCorasick
 
 from core.community import Answer
 
 LONGEST_ANSWER = 300
 """Characters Wix takes as an answer (wix/groups.md, section 3)."""
 _READ_AT_MOST = 5_000  # characters of whatever comes instead
+
+_Find = Callable[[bytes, bool], list[tuple[int, int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,23 +129,40 @@ class AnswerRule:
 
     def _met(self, answers: Sequence[Answer]) -> dict[tuple[str, str], str]:
         """(list, term) -> the question in whose answer it was met first."""
-        automaton, terms = self._automaton
+        read, find, terms = self._search
         met: dict[tuple[str, str], str] = {}
         for answer in answers:
-            for index, _, _ in automaton.find_matches_as_indexes(fold(answer.text), overlapping=True):
+            for index, _, _ in find(read(answer.text).encode(), True):
                 for key in terms[index]:
                     met.setdefault(key, answer.question)
         return met
 
     @cached_property
+    def _search(self) -> tuple[Callable[[str], str], _Find, list[list[tuple[str, str]]]]:
+        """As an answer has to be read, the search in the bytes of that, and what its patterns stand for."""
+        patterns, read = list(self._patterns), _fold_close
+        if any(_UNSPACED.match(pattern[-1]) for pattern in patterns):
+            # Without spaces "瑜*" would be "瑜", and no longer met before it: hits have the order of their ends.
+            read = fold
+        else:
+            patterns = [_NEEDLESS_SPACE.sub("", pattern) for pattern in patterns]
+        automaton = BytesAhoCorasick([pattern.encode() for pattern in patterns])
+        return read, automaton.find_matches_as_indexes, list(self._patterns.values())
+
+    @cached_property
     def _automaton(self) -> tuple[AhoCorasick, list[list[tuple[str, str]]]]:
         """The automaton of all patterns, and for each pattern the (list, term) pairs it stands for."""
+        return AhoCorasick(list(self._patterns)), list(self._patterns.values())
+
+    @cached_property
+    def _patterns(self) -> dict[str, list[tuple[str, str]]]:
+        """The (list, term) pairs that each pattern stands for."""
         by_pattern: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for kind, terms in (("any", self.any), ("all", self.all), ("none", self.none)):
             for term in terms:
                 if pattern := _pattern(term):
                     by_pattern[pattern].append((kind, term))
-        return AhoCorasick(list(by_pattern)), list(by_pattern.values())
+        return by_pattern
 
     @cached_property
     def _nothing_of_any(self) -> Match:
@@ -166,9 +189,43 @@ def fold(text: str) -> str:
     NFKC, case and accents folded; punctuation, symbols and emoji separate words. In scripts without
     spaces every character is a word, so that a term matches anywhere.
     """
-    text = unicodedata.normalize("NFKC", text[:_READ_AT_MOST])
-    table = _common() if text.isascii() or not _BEYOND_COMMON.search(text) else _RARER
-    text = f" {text.translate(table)} "
+    folded = _fold_close(text)
+    if not folded.isascii() and _UNSPACED.search(folded):
+        return _single_spaces(_UNSPACED.sub(r" \g<0> ", folded))
+    return folded
+
+
+def _fold_close(text: str) -> str:
+    """`fold` without _NEEDLESS_SPACE, and without the way round: most of what a match takes is this."""
+    text = text[:_READ_AT_MOST]
+    if text.isascii():
+        return _single_spaces(text.translate(_ascii()))
+    if not _BEYOND_PLAIN.search(text):
+        for separator in _PLAIN_SEPARATORS:
+            text = text.replace(separator, " ")
+        text = text.replace("\u0e33", "\u0e4d\u0e32")  # the one of them that NFKC takes apart
+        if not _PLAIN_LETTER.search(text):
+            return unicodedata.normalize("NFKC", text).replace(" ", "") or " "
+        text = unicodedata.normalize("NFKC", text.lower())
+        unspaced = bool(_UNSPACED.search(text))
+    else:
+        if not unicodedata.is_normalized("NFKC", text):
+            for separator in _WIDE_SEPARATORS:  # or NFKC takes the whole text apart for one of them
+                text = text.replace(separator, " ")
+            text = unicodedata.normalize("NFKC", text)
+        page = _page
+        folded = page.fold(text)
+        text = _learn(text) if folded is None else folded
+        unspaced = (folded is None or page.unspaced) and bool(_UNSPACED.search(text))
+    if not unspaced:
+        return _single_spaces(text)
+    # The spaces around the words of other scripts stay.
+    text = "\n".join(_SPACED_WORD.split(text)).replace(" ", "")
+    return text.replace("\n\n", "\n").replace("\n", " ")
+
+
+def _single_spaces(text: str) -> str:
+    text = f" {text} "
     while "  " in text:
         text = text.replace("  ", " ")
     return text
@@ -206,28 +263,40 @@ def _pattern(term: str) -> str:
     return folded.rstrip() if words.endswith("*") else folded
 
 
-_COMMON_END = 0x2070
-_BEYOND_COMMON = re.compile(f"[{chr(_COMMON_END)}-\U0010ffff]")
+_NO_SPACES = (
+    "\u0e00-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff"  # Thai, Lao, Myanmar, Khmer
+    "\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3040-\u30ff\u31f0-\u31ff"  # Han marks and numerals, Kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U0001b000-\U0001b16f\U00020000-\U0003ffff"  # Han, old Kana
+)
+_UNSPACED = re.compile(f"[{_NO_SPACES}]")
+_SPACED_WORD = re.compile(f"([^{_NO_SPACES} ]+)")
+_NEEDLESS_SPACE = re.compile(f"(?<![^{_NO_SPACES}]) (?![^{_NO_SPACES}])")
+
+_PLAIN_SEPARATORS = "、。，！？：；（）…\u3000,.!?\n"
+_BEYOND_PLAIN = re.compile(  # what is left folds to itself, but for capitals: Thai, Kana, Han, Hangul, ASCII
+    f"[^\u0e01-\u0e3a\u0e40-\u0e4e\u3041-\u3096\u30a1-\u30fa\u30fc-\u30fe\u3400-\u4dbf\u4e00-\u9fef"
+    f"\uac00-\ud7a3a-zA-Z0-9 {_PLAIN_SEPARATORS}]"
+)
+_PLAIN_LETTER = re.compile("[a-zA-Z0-9\uac00-\ud7a3]")
+_WIDE_SEPARATORS = "，！？：；（）…\u3000\u00a0\u202f"
+"""What NFKC makes of them separates as well, and nothing composes with them to anything but a separator."""
 
 
 @cache
-def _common() -> list[str]:
-    """Folded characters by code point, up to typographic punctuation: a list translates a third faster."""
-    return [_fold_character(code) for code in range(_COMMON_END)]
+def _ascii() -> list[str]:
+    return [_fold_character(code) for code in range(128)]
 
 
 class _Rarer(dict[int, str]):
     def __missing__(self, code: int) -> str:
-        return self.setdefault(code, _fold_character(code))
+        folded = _fold_character(code)
+        if len(self) < 10_000:
+            self[code] = folded
+        return folded
 
 
 _RARER = _Rarer()
 
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff"  # Thai, Lao, Myanmar, Khmer
-    "\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3040-\u30ff\u31f0-\u31ff"  # Han marks and numerals, Kana
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U0001b000-\U0001b16f\U00020000-\U0003ffff]"  # Han, old Kana
-)
 _NO_DECOMPOSITION = {
     "ı": "i", "ł": "l", "ø": "o", "đ": "d", "ħ": "h", "æ": "ae", "œ": "oe",  # letters with a stroke, ligatures
     "ـ": "",  # tatweel only stretches an Arabic word
@@ -265,6 +334,70 @@ def _is_accent(letter: str) -> bool:
     """
     place = unicodedata.combining(letter)
     return place == 1 or 10 <= place <= 36 or place >= 200
+
+
+_ALPHABETS_END = "\u2070"
+_ROOM = 255  # a byte tells one more, and charmap_build wants that to be NUL
+_NO_LETTER = "\ufffe"
+
+
+def _is_for_a_page(letter: str) -> bool:
+    """Alphabets and what stands between words; not the thousands of letters of Han and Hangul, nor what a page cannot
+    hold."""
+    return "\0" < letter < _ALPHABETS_END or (letter < _NO_LETTER and not _RARER[ord(letter)].strip(" "))
+
+
+class _Page:
+    """A code page of our own: letters met lately, one byte each. So Python's own codecs go from letters to letters,
+    and ten times as fast as str.translate."""
+
+    def __init__(self, letters: str) -> None:
+        self.letters = letters
+        self._codes = codecs.charmap_build("\0" + letters.ljust(_ROOM, _NO_LETTER))
+        folded = [_RARER[ord(letter)].strip(" ") or _RARER[ord(letter)] for letter in letters]
+        pairs = list(zip(letters, folded, strict=True))
+        self._folded = "".join((" ", *(to if len(to) == 1 else letter for letter, to in pairs))).ljust(
+            _ROOM + 1
+        )
+        self._longer = [(letter, to) for letter, to in pairs if len(to) != 1]
+        self.unspaced = bool(_UNSPACED.search(self._folded))
+
+    def fold(self, text: str) -> str | None:
+        """NFKC text letter by letter; None when it has letters that are not on the page."""
+        try:
+            codes, _ = codecs.charmap_encode(text, _BY_HAND, self._codes)
+        except UnicodeEncodeError:
+            return None
+        text, _ = codecs.charmap_decode(codes, "strict", self._folded)
+        for letter, folded in self._longer:
+            text = text.replace(letter, folded)
+        return text
+
+
+def _fold_by_hand(error: UnicodeError) -> tuple[str, int]:
+    """Emoji, symbols: what is on no page, and becomes something that is on every one."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    unknown = error.object[error.start : error.end]
+    if any(map(_is_for_a_page, unknown)):
+        raise error
+    return unknown.translate(_RARER), error.end
+
+
+_BY_HAND = "usher.fold_by_hand"
+codecs.register_error(_BY_HAND, _fold_by_hand)
+_page = _Page(" ")
+
+
+def _learn(text: str) -> str:
+    """Fold NFKC text the long way; from now on the letters of its alphabets are known. A full page is begun anew."""
+    global _page  # noqa: PLW0603 (one for all rules: it is about what people write)
+    met = {letter for letter in text if _is_for_a_page(letter)}
+    known = set(_page.letters)
+    if not met <= known:
+        both = met | known
+        _page = _Page("".join(sorted(both if len(both) <= _ROOM else met | {" "})[:_ROOM]))
+    return text.translate(_RARER)
 
 
 def _places(hits: Sequence[Hit]) -> str:

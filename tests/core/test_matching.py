@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core import matching
 from core.community import Answer
 from core.matching import AnswerRule, Hit, Match, fold, problem_with_term
 
@@ -283,3 +284,91 @@ def test_what_stands_at_a_place_is_met_by_itself(text, terms):
         assert AnswerRule(any=(place.hit.term,)).match([Answer("", text[place.start : place.end])]).matched
     if found:
         assert rule.match([Answer("", text)]).matched
+
+
+def fold_slowly(text: str) -> str:
+    """What `fold` means: each character of NFKC text for itself, and single spaces."""
+    folded = "".join(matching._fold_character(ord(letter)) for letter in unicodedata.normalize("NFKC", text))
+    return f" {' '.join(word for word in folded.split(' ') if word)} ".replace("  ", " ")
+
+
+def find_slowly(rule: AnswerRule, answers: list[Answer]) -> list[Hit]:
+    """What the automaton has to find: terms as substrings, in the order of their ends, the longest first."""
+    met = {}
+    for answer in answers:
+        text = fold_slowly(answer.text)
+        found = [
+            (end, -len(pattern), kind, term)
+            for kind in ("any", "all", "none")
+            for term in getattr(rule, kind)
+            if (pattern := matching._pattern(term))
+            for end in range(len(pattern), len(text) + 1)
+            if text.endswith(pattern, 0, end)
+        ]
+        for _, _, kind, term in sorted(found, key=lambda hit: hit[:2]):
+            met.setdefault((kind, term), Hit(term, answer.question, kind))
+    return list(met.values())
+
+
+ALPHABETS = (
+    "abcxyzABCXYZ0129 ",
+    " \t\n.,!?-'\"’“”…—_()=<>\u3000、。，！？：；（）・「」\u00a0\u202f\u2028",
+    "éüößÉÜÖœŒæÆłŁøđıİIiſẞ",
+    "йёіїґЙЁЫы",
+    "σςάέΣΆϑᾳ",
+    "אבג\u05b0\u05bc\ufb2a",
+    "اأإآـ\u064e\u0651\ufefb",
+    "कखग्ाि\u093c\u0958\u095c",
+    "กฉันโยคะำ\u0e48\u0e38\u0e3a\u0e4f",
+    "ລາວ\u0eb3\u0ec8យូហ្គា\u17d4ယောဂ\u1025\u102e\u104a",
+    "我想学瑜伽々〇㈱",
+    "ヨガかがパぱヷヿㇷ゚\u3099\u309aーﾖｶﾞ",
+    "가나다각\u1100\u1161\u11a8",
+    "ｙｏＹ２ﬁﬃ①½²℃Ω",
+    "🧘🏃🏽‍♂️🎉€™★♀️",
+    "\u0301\u0308\u0323\u0338\u0307\u0345\u200b\u200d\u00ad\u202e\u034f\ufe0f\u20dd",
+    "\ud800\x00\ufffe\uffff\ue000𝓎𐐀𐐨𠀀𛀁𑂚𑂺",
+)
+in_some_scripts = st.lists(st.sampled_from(ALPHABETS), min_size=1, max_size=4).map("".join)
+written = in_some_scripts.flatmap(lambda letters: st.text(st.sampled_from(letters), max_size=40))
+
+
+@given(st.one_of(written, written.map(lambda text: unicodedata.normalize("NFD", text)), anything))
+def test_a_text_is_folded_as_its_characters_are_one_by_one(text):
+    assert fold(text) == fold_slowly(text)
+
+
+def test_every_character_folds_the_same_alone_and_among_the_letters_of_any_script():
+    neighbours = ("{}", "a{}b", "é{}ж", "我{}我", "ก{}า", "가{}b")
+    every = [chr(code) for start in (0, 0x1F300, 0x20000, 0xE0000) for code in range(start, start + 0x3400)]
+    every += [chr(code) for code in range(0xA000, 0xAC10)] + [chr(code) for code in range(0xD790, 0x10000)]
+    for letters in (every[place : place + 40] for place in range(0, len(every), 40)):
+        for around in neighbours:
+            text = "\n".join(around.format(letter) for letter in letters)
+            assert fold(text) == fold_slowly(text)
+
+
+@st.composite
+def rules_and_answers(draw):
+    letters = draw(st.one_of(in_some_scripts, st.sampled_from(("ab 我学", "ab é我가", "yoガガ "))))
+    term = st.text(st.sampled_from(letters + " "), min_size=1, max_size=4)
+    terms = st.lists(st.one_of(term, term.map(lambda word: f"{word}*")), max_size=6).map(tuple)
+    texts = draw(st.lists(st.text(st.sampled_from(letters + " "), max_size=30), min_size=1, max_size=3))
+    rule = AnswerRule(any=draw(terms), all=draw(terms), none=draw(terms))
+    return rule, [Answer(f"Question {number}", text) for number, text in enumerate(texts)]
+
+
+@given(rules_and_answers())
+def test_the_automaton_finds_what_a_search_for_each_term_finds_and_in_the_same_order(drawn):
+    rule, answers = drawn
+    assert list(rule.match(answers).hits) == find_slowly(rule, answers)
+
+
+def test_what_is_remembered_of_letters_stays_small_whatever_strangers_write():
+    for start in range(0x20, 0x2070, 100):
+        fold("".join(map(chr, range(start, start + 100))))
+    for code in range(0x2070, 0x30000, 7):
+        fold(f"é{chr(code)}")
+    assert len(matching._page.letters) <= 255
+    assert len(matching._RARER) <= 10_000
+    assert fold("Crème brûlée, ЁЖИК") == " creme brulee ежик "
