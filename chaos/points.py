@@ -38,10 +38,10 @@ class Point:
 POINTS = (
     Point("web: before the commit", "integrations.store.journal:Journal.insert", before=True),
     Point("web: after the commit", "integrations.store.journal:Journal.insert"),
-    Point("web: after the answer", "webhooks.endpoint:Door.receive_event", later_s=0.02),
+    Point("web: after the answer", "webhooks.endpoint:Door.__call__", later_s=0.02),
     Point("event: after the claim", "integrations.store.journal:Journal.claim"),
     Point("event: Wix asked, nothing written", "integrations.store.journal:Journal.finish", before=True),
-    Point("event: after it is finished", "tasks.events:run_event"),
+    Point("event: after it is finished", "integrations.store.journal:Journal.finish"),
     Point("decision: after the claim", "integrations.store.outbox:Outbox.claim"),
     Point("decision: Wix did it, nothing written", "integrations.store.outbox:Outbox.end", before=True),
     Point("letter: after the claim", "integrations.store.ledger:Ledger.claim"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -18,6 +19,9 @@ LONGEST_REST_S = 60.0
 TROUBLED_REST_S = 3.0
 """How long a site rests after Wix failed for it: one row looks again then, and the others wait behind it."""
 
+QUICK_S = 0.25
+MOST_AT_ONCE = 100
+"""So many rows at most are claimed in one go, of those that take QUICK_S together."""
 
 SLICE_S = 0.03
 """How long bulk work waits without a look at the live work."""
@@ -66,15 +70,26 @@ class Store(Protocol[T]):
     def hands_free(self) -> None: ...
 
 
-def work_off(store: Store[T], see_through: Callable[[T], bool], batch: int, for_s: float) -> bool:
-    """Claim and work until nothing is due or the time is up; True when there may be more."""
+def work_off(
+    store: Store[T],
+    begin: Callable[[Sequence[T]], AbstractContextManager[Callable[[T], bool]]],
+    batch: int,
+    for_s: float,
+) -> bool:
+    """Claim and work until nothing is due or the time is up; True when there may be more. `batch` rows at a time, and
+    more while they go quickly: what is in hand here, others cannot help with. `begin` gives what sees each
+    row of a batch through, and is left when the batch is."""
     ends_at = time.monotonic() + for_s
+    size = batch
     try:
-        while time.monotonic() < ends_at:
-            claimed = store.claim(batch)
+        while (began_at := time.monotonic()) < ends_at:
+            claimed = store.claim(size)
             if not claimed:
                 return False
-            work_through(claimed, see_through, store.give_back, ends_at)
+            with begin(claimed) as see_through:
+                work_through(claimed, see_through, store.give_back, ends_at)
+            took_s = time.monotonic() - began_at
+            size = max(batch, min(MOST_AT_ONCE, int(len(claimed) * QUICK_S / max(took_s, 0.001))))
     finally:
         store.hands_free()
     return True
@@ -89,21 +104,22 @@ def work_through(
 ) -> None:
     """See each row through. `see_through` says whether the row's site can go on; `stop` is asked before each.
 
-    Given back untouched: rows of a site that cannot, and what is left when it is time to stop or something
+    Given back untouched, at the end: rows of a site that cannot, and what is left when it is time to stop or something
     unforeseen is raised.
     """
     resting: set[SiteId] = set()
     left = list(claimed)
+    untouched: list[T] = []
     try:
         while left and time.monotonic() < ends_at and not stop():
             item = left.pop(0)
             if item.site in resting:
-                give_back([item])
+                untouched.append(item)
             elif not see_through(item):
                 resting.add(item.site)
     finally:
-        if left:
-            give_back(left)
+        if untouched or left:
+            give_back([*untouched, *left])
 
 
 def let_rest(site: SiteId, exc: RetryableError, services: Services) -> None:

@@ -10,20 +10,21 @@ from __future__ import annotations
 from core.errors import PermanentError
 from core.events import Details, Event
 from core.letters import Effects
+from tasks.batch import Batch
 from tasks.jobs.params import RulesRollout
 from tasks.jobs.rollout import FOLLOW, FOLLOWER
-from tasks.services import Services
 
 
-def follow_rules(event: Event, details: Details, services: Services) -> Effects:
+def follow_rules(event: Event, details: Details, batch: Batch) -> Effects:
     """One rollout for each `[[follow]]` that names this group, unless one waits that has not read the rules yet.
 
     However old the event: what is rolled out is what Wix shows when the rollout begins.
     """
+    services = batch.services
     follows = [follow for follow in services.automations.follows if follow.is_for(event.site)]
     if not follows:
         return Effects(ignored="no [[follow]] is for this site")
-    if event.site in services.sites.removed([event.site]):
+    if batch.is_removed(event.site):
         return Effects(ignored="the app was removed from this site")
     if details.group is None:
         raise PermanentError("the event names no group")

@@ -5,10 +5,12 @@ One Wix call serves a hundred members, so letters are claimed and checked by the
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -58,11 +60,37 @@ RECORDING_S = 900.0
 shows as in doubt meanwhile."""
 
 
+class _Recorder:
+    """Writes down what the mail server said of a letter while the next one is made ready: the commit takes about as
+    long. Nothing is marked before that is done, so a death leaves one letter in doubt at most."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "recorder")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+        self.settle()
+
+    def write(self, write: Callable[[], None]) -> None:
+        self.settle()
+        self._last = self._thread.submit(write)
+
+    def settle(self) -> None:
+        """Wait until it is written. Raises what kept it from that."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+
 @dataclass(frozen=True, slots=True)
 class _Turn:
     """How long letters may be sent, how one waits for its place in the pace, and what is asked between two letters."""
 
     ends_at: float
+    recorder: _Recorder
     wait: Callable[[float], None] = time.sleep
     short_wait_s: float = SHORT_WAIT_S
     stop: Callable[[], bool] = lambda: False
@@ -80,27 +108,32 @@ def deliver_letters(
 
     `leave_line`: with nothing left to send, the connection is for others.
     """
-    turn = _Turn(time.monotonic() + for_s)
+    recorder = _Recorder()
     try:
-        while (left_s := turn.ends_at - time.monotonic()) > 0:
-            room, wait_s = services.pacer.room(batch, left_s)
-            if not room and wait_s >= left_s:
-                return False
-            if not room:
-                time.sleep(wait_s)
-                continue
-            claimed = services.ledger.claim(room)
-            if not claimed:
-                if leave_line:
-                    leave_the_line(services)
-                return False
-            if not services.slots.hold():  # others have all the connections there may be
-                services.ledger.give_back(claimed)
-                services.mail.close()
-                return False
-            _deliver_batch(claimed, services, turn)
+        with recorder:
+            return _deliver_live(services, _Turn(time.monotonic() + for_s, recorder), batch, leave_line)
     finally:
         services.ledger.hands_free()
+
+
+def _deliver_live(services: Services, turn: _Turn, batch: int, leave_line: bool) -> bool:
+    while (left_s := turn.ends_at - time.monotonic()) > 0:
+        room, wait_s = services.pacer.room(batch, left_s)
+        if not room and wait_s >= left_s:
+            return False
+        if not room:
+            time.sleep(wait_s)
+            continue
+        claimed = services.ledger.claim(room)
+        if not claimed:
+            if leave_line:
+                leave_the_line(services)
+            return False
+        if not services.slots.hold():  # others have all the connections there may be
+            services.ledger.give_back(claimed)
+            services.mail.close()
+            return False
+        _deliver_batch(claimed, services, turn)
     return True
 
 
@@ -154,7 +187,8 @@ def _deliver_for_job(
         return stopped or pause.ending()
 
     wix = services.wix.for_bulk(pause.patience(ends_at))
-    turn = _Turn(ends_at, pause.wait, JOB_WAIT_S, stop, wix)
+    recorder = _Recorder()
+    turn = _Turn(ends_at, recorder, pause.wait, JOB_WAIT_S, stop, wix)
     try:
         see_through = _check_site(job.site, letters, services, turn)
     except RetryableError as exc:
@@ -166,7 +200,8 @@ def _deliver_for_job(
     except BaseException:
         services.bulk.give_back(letters)
         raise
-    work_through(letters, see_through, services.bulk.give_back, ends_at, stop)
+    with recorder:
+        work_through(letters, see_through, services.bulk.give_back, ends_at, stop)
     services.jobs.look_again(job.id)
     return not turn.halted
 
@@ -231,10 +266,14 @@ def _check_site(
             return lambda letter: _alone(letter, services, turn)
         return lambda letter: _put_off(letter, obstacle, services)
 
+    domains = {id_: services.hashes.domain_of(member.email) for id_, member in people.members.items()}
+    services.senders.look(set(domains.values()))
+
     def see_through(letter: ClaimedLetter) -> bool:
         facts = people.facts(letter.member, letter.group, letter.purpose, letter.due_at, services)
         try:
-            _deliver(letter, home, facts, people.hashes[letter.member], services, turn)
+            known = people.hashes[letter.member]
+            _deliver(letter, home, facts, known, domains.get(letter.member, ""), services, turn)
         except SenderPausedError as exc:
             services.ledger.give_back([letter])
             log.info("letters.held", extra={"reason": str(exc)})
@@ -282,6 +321,7 @@ def _deliver(
     site: Site,
     facts: Facts,
     address_hashes: Sequence[str],
+    domain: str,
     services: Services,
     turn: _Turn,
 ) -> None:
@@ -313,9 +353,8 @@ def _deliver(
         _wait(letter, verdict, facts.now, services)
         return
 
-    domain = services.hashes.domain_of(verdict.clearance.to)
     if _has_its_turn(letter, domain, services, turn):
-        _hand_over(letter, site, facts, verdict, address_hashes, domain, services)
+        _hand_over(letter, site, facts, verdict, address_hashes, domain, services, turn.recorder)
 
 
 def _hand_over(
@@ -326,6 +365,7 @@ def _hand_over(
     address_hashes: Sequence[str],
     domain: str,
     services: Services,
+    recorder: _Recorder,
 ) -> None:
     """Write, send and record a letter that may go. Raises what kept it from going out."""
     member = facts.member or Member(letter.member)
@@ -352,19 +392,25 @@ def _hand_over(
     )
 
     def about_to_commit() -> None:
+        recorder.settle()
         still = decide(replace(facts, now=services.now()))
         if not isinstance(still, Send):
             raise MailDeferredError(still.reason, counts=False)
         promotional = facts.purpose is Purpose.PROMOTIONAL
-        services.ledger.mark(
-            letter,
-            purpose=facts.purpose,
-            message_id=message_id,
-            address_hashes=address_hashes,
-            domain=domain,
-            evidence=cleared.evidence,
-            cap=facts.policy.promotional_cap if promotional else None,
-        )
+        try:
+            services.ledger.mark(
+                letter,
+                purpose=facts.purpose,
+                message_id=message_id,
+                address_hashes=address_hashes,
+                domain=domain,
+                evidence=cleared.evidence,
+                heeded=services.senders.heeded(domain),
+                cap=facts.policy.promotional_cap if promotional else None,
+            )
+        except SenderPausedError as exc:  # since the look at the whole batch
+            services.senders.look_anew()
+            raise MailDeferredError(f"letters are paused: {exc}", counts=False) from exc
 
     sender = services.letterhead.envelope_from(letter.id)
     try:
@@ -386,7 +432,7 @@ def _hand_over(
     except MailRefusedError as exc:
         _refused(letter, exc, address_hashes[0], domain, services)
     else:
-        _record(lambda: services.ledger.sent(letter, reply), letter)
+        recorder.write(functools.partial(_record_sent, letter, reply, services))
         services.senders.worked(domain)
         log.info("letter.sent", extra=_fields(letter))
 
@@ -450,6 +496,13 @@ def _record(write: Callable[[], None], letter: ClaimedLetter) -> None:
                 raise
             log.warning("letter.not_recorded_yet", extra=_fields(letter) | {"error": str(exc)})
             time.sleep(1.0)
+
+
+def _record_sent(letter: ClaimedLetter, reply: str, services: Services) -> None:
+    try:
+        _record(lambda: services.ledger.sent(letter, reply), letter)
+    except LostLeaseError:
+        log.warning("letter.lease_lost", extra=_fields(letter))
 
 
 def _put_off(letter: ClaimedLetter, exc: IntegrationError, services: Services) -> bool:

@@ -26,11 +26,11 @@ from core.letters import (
     letter_key,
     lost_ground,
 )
-from core.reconciliation import when_asked
+from tasks.batch import Batch
 from tasks.jobs.mailing import later_joiners
 from tasks.services import Services
 
-Reaction = Callable[[Event, Details, Services], Effects]
+Reaction = Callable[[Event, Details, Batch], Effects]
 
 
 class NotYetError(RetryableError):
@@ -52,22 +52,22 @@ _ENDS: Mapping[str, tuple[str, ...]] = {
 """Event type -> the triggers whose waiting letters may lose their ground with it."""
 
 
-def see_off(event: Event, details: Details, services: Services) -> Effects:
+def see_off(event: Event, details: Details, batch: Batch) -> Effects:
     """Stop what waits for somebody who is out, or whose request is over, at once; then as apply_automations.
 
     Nothing is stopped when Wix shows that they came back. Raises NotYetError while Wix may still lag.
     """
-    standing = _standing_if_any_waits(event, details, services)
+    standing = _standing_if_any_waits(event, details, batch)
     stop: dict[str, set[str]] = defaultdict(set)
     if standing is not None:
         for trigger in _ENDS[event.type]:
             if reason := lost_ground(trigger, standing):
                 stop[reason].add(trigger)
         if not stop:
-            _wait_for_wix(event, f"Wix does not show it yet ({standing.status})", services)
+            _wait_for_wix(event, f"Wix does not show it yet ({standing.status})", batch.services)
     effects = Effects(ignored="nothing waits for them")
     if event.type in TRIGGERS:
-        effects = apply_automations(event, details, services, standing)
+        effects = apply_automations(event, details, batch, standing)
     return replace(
         effects,
         stop=tuple(
@@ -78,20 +78,13 @@ def see_off(event: Event, details: Details, services: Services) -> Effects:
     )
 
 
-def _standing_if_any_waits(event: Event, details: Details, services: Services) -> Membership | None:
+def _standing_if_any_waits(event: Event, details: Details, batch: Batch) -> Membership | None:
     """Wix is asked only when there is something to stop."""
     if details.group is None or details.member is None:
         return None
-    waiting = {
-        row.trigger
-        for state in ("planned", "deferred")
-        for row in services.ledger.page(
-            site=event.site, group=details.group, member=details.member, state=state, limit=None
-        )
-    }
-    if waiting.isdisjoint(_ENDS[event.type]):
+    if batch.waiting(event.site, details.group, details.member).isdisjoint(_ENDS[event.type]):
         return None
-    return services.wix.get_membership(event.site, details.group, details.member)
+    return batch.services.wix.get_membership(event.site, details.group, details.member)
 
 
 def _wait_for_wix(event: Event, what: str, services: Services) -> None:
@@ -102,14 +95,14 @@ def _wait_for_wix(event: Event, what: str, services: Services) -> None:
 
 
 def apply_automations(
-    event: Event, details: Details, services: Services, standing: Membership | None = None
+    event: Event, details: Details, batch: Batch, standing: Membership | None = None
 ) -> Effects:
     """Plan the letters and decisions that the automations file wants for this event.
 
     Refusals are planned too, as rows with their reason. `standing`: what Wix just said of the person, if it was
     asked. Raises NotYetError while Wix may still lag.
     """
-    trigger = TRIGGERS[event.type]
+    trigger, services = TRIGGERS[event.type], batch.services
     rules = services.automations
     limits = [
         rules.max_age_s(automation, event.site)
@@ -118,7 +111,7 @@ def apply_automations(
     ]
     if not limits:
         return Effects(ignored=f"no automation listens to {trigger}")
-    if event.site in services.sites.removed([event.site]):
+    if batch.is_removed(event.site):
         return Effects(ignored="the app was removed from this site")
     age_s = (services.now() - event.occurred_at).total_seconds()
     if age_s > max(limits):
@@ -134,7 +127,7 @@ def apply_automations(
     if not listening:
         return Effects(ignored=f"no automation listens to {trigger} in this group")
 
-    gone = _never_again(event, details.member, services)
+    gone = _never_again(event, details.member, batch)
     if gone is None:
         standing = standing or services.wix.get_membership(event.site, details.group, details.member)
         gone = lost_ground(trigger, standing)
@@ -142,16 +135,13 @@ def apply_automations(
             _wait_for_wix(event, f"Wix does not show it yet ({gone})", services)
     asked_at = event.occurred_at
     if trigger == "join_requested":
-        since = asked_at - timedelta(hours=1)
-        asked_at = when_asked(
-            event, services.journal.heard(event.site, group.id, [details.member], [event.type], since)
-        )
+        asked_at = batch.when_asked(event, group.id, details.member)
     place = _Place(group, details.member, asked_at, details.joined_at, details.reason)
     answers: tuple[Answer, ...] | None = ()
     unread = ""
     if gone is None and any(automation.answers for automation in listening):
         try:
-            answers = services.wix.list_answers(event.site, group.id, [place.member]).get(place.member, ())
+            answers = batch.answers(event, group.id, place.member)
         except ForbiddenError as exc:
             answers, unread = None, f": {exc}"
     outcomes = [
@@ -192,14 +182,13 @@ def apply_automations(
     )
 
 
-def greet(event: Event, details: Details, services: Services) -> Effects:
+def greet(event: Event, details: Details, batch: Batch) -> Effects:
     """Somebody is in: as apply_automations, and a letter of each job that also writes to whoever joins later."""
-    effects = apply_automations(event, details, services)
-    if (
-        details.group is None
-        or details.member is None
-        or not services.jobs.heeding(event.site, details.group)
-    ):
+    effects = apply_automations(event, details, batch)
+    if details.group is None or details.member is None:
+        return effects
+    heeding, services = batch.heeding(event.site, details.group), batch.services
+    if not heeding:
         return effects
     age_s = (services.now() - event.occurred_at).total_seconds()
     group = services.wix.get_group(event.site, details.group)
@@ -209,39 +198,39 @@ def greet(event: Event, details: Details, services: Services) -> Effects:
         or services.wix.get_membership(event.site, group.id, details.member).status != "joined"
     ):
         return effects
-    letters = later_joiners(event.site, group, details.member, services)
+    letters = later_joiners(heeding, group, details.member, services.now())
     return replace(effects, letters=(*effects.letters, *letters), ignored=None)
 
 
-def forget_person(event: Event, details: Details, services: Services) -> Effects:
+def forget_person(event: Event, details: Details, batch: Batch) -> Effects:
     """A privacy request: stop everything, erase what is kept, never write again."""
-    del event, services
+    del event, batch
     if details.member is None:
         return Effects(ignored="an erasure that names no member")
     return Effects(forget=details.member)
 
 
-def stop_letters_of_member(event: Event, details: Details, services: Services) -> Effects:
-    del event, services
+def stop_letters_of_member(event: Event, details: Details, batch: Batch) -> Effects:
+    del event, batch
     if details.member is None:
         raise PermanentError("the event names no member")
     return Effects(stop=(StopLetters("the member was deleted at Wix", member=details.member),))
 
 
-def stop_letters_of_group(event: Event, details: Details, services: Services) -> Effects:
-    del event, services
+def stop_letters_of_group(event: Event, details: Details, batch: Batch) -> Effects:
+    del event, batch
     if details.group is None:
         raise PermanentError("the event names no group")
     return Effects(stop=(StopLetters("the group was deleted", group=details.group),))
 
 
-def connect_site(event: Event, details: Details, services: Services) -> Effects:
-    del event, details, services
+def connect_site(event: Event, details: Details, batch: Batch) -> Effects:
+    del event, details, batch
     return Effects(site_state="active")
 
 
-def disconnect_site(event: Event, details: Details, services: Services) -> Effects:
-    del event, details, services
+def disconnect_site(event: Event, details: Details, batch: Batch) -> Effects:
+    del event, details, batch
     return Effects(site_state="removed", stop=(StopLetters("the app was removed from this site"),))
 
 
@@ -280,9 +269,9 @@ def _due_at(event: Event, automation: Automation, services: Services) -> datetim
     return first_due + timedelta(seconds=automation.after_s - first.after_s)
 
 
-def _never_again(event: Event, member: MemberId, services: Services) -> str | None:
+def _never_again(event: Event, member: MemberId, batch: Batch) -> str | None:
     """A person who was forgotten is not even asked about."""
-    standing = services.suppressions.standing(event.site, {member: ()}).get(member, ())
+    standing = batch.standing(event.site, member)
     return next((found.reason for found in standing if found.scope == "all"), None)
 
 

@@ -9,11 +9,12 @@ from core.community import MemberId
 from core.events import Details, Event
 from core.letters import Effects
 from core.subscriptions import AddressNews, says_yes, stops_of
+from tasks.batch import Batch
 from tasks.reactions import NotYetError
 from tasks.services import Services
 
 
-def heed_subscription(event: Event, details: Details, services: Services) -> Effects:
+def heed_subscription(event: Event, details: Details, batch: Batch) -> Effects:
     """Stop at once what Wix says no to. A yes after an opt-out made here lifts it, if all of this holds:
 
     - Wix dates the yes, and had been told of the opt-out before: its call in the outbox is done, and ended earlier.
@@ -32,14 +33,14 @@ def heed_subscription(event: Event, details: Details, services: Services) -> Eff
     said = details.subscription
     if said is None or not details.address_hashes:
         return Effects(ignored="the event names no address")
-    if event.site in services.sites.removed([event.site]):
+    if batch.is_removed(event.site):
         return Effects(ignored="the app was removed from this site")
     at = min(details.changed_at or event.occurred_at, event.occurred_at)
     if stops := stops_of(said):
         return Effects(address=AddressNews(details.address_hashes, at, stops))
     if details.changed_at is None:
         return Effects(ignored="a change without a date lifts nothing")
-    members = _who_says_yes_now(event, details, services) if says_yes(said) else frozenset()
+    members = _who_says_yes_now(event, details, batch.services) if says_yes(said) else frozenset()
     return Effects(
         address=AddressNews(
             details.address_hashes,
@@ -51,7 +52,7 @@ def heed_subscription(event: Event, details: Details, services: Services) -> Eff
     )
 
 
-def heed_contact(event: Event, details: Details, services: Services) -> Effects:
+def heed_contact(event: Event, details: Details, batch: Batch) -> Effects:
     """Stop what a contact's record says no to. It mirrors the subscription and has no date of its own, so it lifts
     nothing."""
     if details.subscription is None or not details.address_hashes:
@@ -59,14 +60,14 @@ def heed_contact(event: Event, details: Details, services: Services) -> Effects:
     stops = stops_of(details.subscription)
     if not stops:
         return Effects(ignored="nothing that stops letters")
-    if event.site in services.sites.removed([event.site]):
+    if batch.is_removed(event.site):
         return Effects(ignored="the app was removed from this site")
     return Effects(address=AddressNews(details.address_hashes, event.occurred_at, stops))
 
 
-def forget_address(event: Event, details: Details, services: Services) -> Effects:
+def forget_address(event: Event, details: Details, batch: Batch) -> Effects:
     """A privacy request that names an address: forget whoever was written to there, and write there no more."""
-    del services
+    del batch
     return Effects(address=AddressNews(details.address_hashes, event.occurred_at, forget=True))
 
 

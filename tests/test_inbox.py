@@ -78,6 +78,63 @@ def test_more_waiting_requests_than_there_is_room_for_are_refused_at_once(clock:
     assert len(answers[3:]) == 3
 
 
+def test_who_comes_in_the_same_turn_of_the_loop_rides_together_and_waits_for_nobody(clock: Clock):
+    disk = SlowDisk()
+    disk.allowed.set()
+    inbox = Inbox(disk.insert, lambda: None, timeout_s=10)
+
+    async def deliver() -> None:
+        await asyncio.gather(*(inbox.accept(an_event(clock, id=f"e{n}")) for n in range(20)))
+        await inbox.accept(an_event(clock, id="alone"))
+
+    asyncio.run(deliver())
+    inbox.close()
+    assert [len(batch) for batch in disk.batches] == [20, 1]
+
+
+def test_everybody_waits_equally_long_though_one_timer_serves_all(clock: Clock):
+    disk = SlowDisk()
+    inbox = Inbox(disk.insert, lambda: None, timeout_s=0.2)
+
+    async def wait(name: str) -> float:
+        loop = asyncio.get_running_loop()
+        came_at = loop.time()
+        with pytest.raises(JournalUnavailableError, match="in time"):
+            await inbox.accept(an_event(clock, id=name))
+        return loop.time() - came_at
+
+    async def deliver() -> list[float]:
+        first = asyncio.create_task(wait("first"))
+        await asyncio.sleep(0.1)
+        return await asyncio.gather(first, wait("second"))
+
+    for _ in range(2):  # the second loop has its own timer
+        assert all(waited >= 0.19 for waited in asyncio.run(deliver()))
+    disk.allowed.set()
+    inbox.close()
+    assert len(disk.batches) == 1, "nobody waited any more for the others"
+
+
+def test_large_deliveries_are_not_held_in_memory_twice_by_the_hundred(clock: Clock):
+    disk = SlowDisk()
+    inbox = Inbox(disk.insert, lambda: None, timeout_s=10)
+
+    async def deliver() -> None:
+        first = asyncio.create_task(inbox.accept(an_event(clock, id="first")))
+        await asyncio.to_thread(disk.reached.wait, 10)
+        large = "y" * 1_000_000
+        others = [
+            asyncio.create_task(inbox.accept(an_event(clock, id=f"e{n}", payload=large))) for n in range(9)
+        ]
+        await asyncio.sleep(0)
+        disk.allowed.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(deliver())
+    inbox.close()
+    assert [len(batch) for batch in disk.batches] == [1, 4, 4, 1]
+
+
 def test_a_refused_commit_refuses_everybody_who_rode_in_it(clock: Clock):
     def away(batch: Sequence[Event]) -> list[bool]:
         raise JournalUnavailableError("the database is away")

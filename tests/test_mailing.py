@@ -21,6 +21,7 @@ from core.errors import (
 from core.jobs import Counts
 from integrations.store.database import Database
 from integrations.store.jobs import HELD, KeyReusedError
+from tasks.batch import Batch
 from tasks.claims import Break
 from tasks.events import react
 from tasks.jobs.engine import run_jobs
@@ -540,10 +541,10 @@ def test_a_newcomer_whose_event_was_in_hand_when_the_job_was_cancelled_gets_noth
     newcomer = join(house, 2)
     house.hear(an_event(house.clock, member=newcomer))
     [claimed] = house.services.journal.claim(1)
-    effects = react(claimed, house.services)
+    effects = react(claimed, Batch([claimed.event], house.services))
     assert len(effects.letters) == 1
     house.services.jobs.cancel(job, who="tests")
-    house.services.journal.finish(claimed, effects)
+    house.services.journal.finish((claimed, effects))
     house.turn()
     assert house.mail.readers == ["reader1@example.com"]
     assert house.job(job).state == "done"

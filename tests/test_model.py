@@ -497,12 +497,13 @@ class StoreMachine(RuleBasedStateMachine):
         if hold in hold.process.hands:
             hold.process.hands.remove(hold)
         call = getattr(hold.process.stores[hold.row.table], method)
+        arguments = [(hold.claimed, *args)] if method == "finish" else [hold.claimed, *args]
         if hold.stands:
-            call(hold.claimed, *args, **options)
+            call(*arguments, **options)
             return True
         before = self.everything()
         with pytest.raises(LostLeaseError):
-            call(hold.claimed, *args, **options)
+            call(*arguments, **options)
         assert self.everything() == before, "a write after the lease was lost changed something"
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,8 +22,10 @@ from core.letters import StopLetters
 from core.pacing import TRIP_AFTER, Limits
 from integrations.store.database import Database
 from integrations.store.ledger import stop_letters
+from integrations.store.senders import Senders
 from integrations.store.tables import suppressions
 from tasks.events import run_events
+from tasks.letters import deliver_letters
 from tasks.turn import anything_due
 from tests.house import ANN, RUNNERS, SITE, Clock, House, a_house, a_pacer, an_event
 
@@ -42,6 +45,17 @@ def a_crowd(house: House, clock: Clock, *addresses: str, since: int = 0) -> list
 
 def states(house: House) -> list[str]:
     return sorted(row[1] for row in house.rows())
+
+
+def before_the_first_mark(monkeypatch: pytest.MonkeyPatch, house: House, act: Callable[[], object]) -> None:
+    acts, mark = [act], house.services.ledger.mark
+
+    def act_and_mark(*letter: Any, **named: Any) -> None:
+        if acts:
+            acts.pop()()
+        mark(*letter, **named)
+
+    monkeypatch.setattr(house.services.ledger, "mark", act_and_mark)
 
 
 def no_connection() -> MailDeferredError:
@@ -343,3 +357,71 @@ def test_who_leaves_while_a_worker_has_their_letter_in_hand_is_looked_at_again(
     house.work()
 
     assert (states(house), house.mail.readers) == (["skipped"], [])
+
+
+def test_a_letter_goes_to_the_database_twice_however_many_there_are(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    """For the mark, and for what the mail server said; all else is asked once for the batch."""
+
+    house = a_house(database, clock)
+    seen: list[str] = []
+
+    def counted(way: Callable[..., Any]) -> Callable[..., Any]:
+        def go(*said: Any) -> Any:
+            seen.append(f"{way.__name__} {said[:1]}")
+            return way(*said)
+
+        return go
+
+    def statements_for(letters: int) -> int:
+        before = len(house.mail.readers)
+        crowd = (f"{letters}-{number}@example.com" for number in range(letters))
+        a_crowd(house, clock, *crowd, since=100 * letters)
+        run_events(house.services)
+        seen.clear()
+        assert not deliver_letters(house.services)
+        assert len(house.mail.readers) - before == letters
+        return len(seen)
+
+    monkeypatch.setattr(database, "begin", counted(database.begin))
+    monkeypatch.setattr(database, "read", counted(database.read))
+    monkeypatch.setattr(database, "alone", counted(database.alone))
+    statements_for(1)  # the sender's first letter is noted
+    few, more, many = (statements_for(number) for number in (10, 20, 40))
+    assert (more - few, many - more) == (20, 40), seen
+
+
+def test_a_pause_that_comes_after_the_look_at_the_batch_is_heeded_at_the_last_moment(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    house = a_house(database, clock)
+    a_crowd(house, clock, "a@example.com", "b@example.com", "c@example.org")
+    other = Senders(database, house.services.letterhead.address)
+    domain = house.services.hashes.domain_of("a@example.com")
+    before_the_first_mark(monkeypatch, house, lambda: other.pause(domain, "554 go away", 600))
+
+    house.work()
+
+    assert house.mail.readers == ["c@example.org"]
+    assert states(house) == ["deferred", "deferred", "sent"]
+    clock.move(hours=1)
+    house.work()
+    assert sorted(house.mail.readers) == ["a@example.com", "b@example.com", "c@example.org"]
+
+
+def test_nobody_goes_through_a_pause_of_the_whole_sender_that_came_in_the_middle_of_a_batch(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    house = a_house(database, clock)
+    a_crowd(house, clock, "a@example.com", "b@example.com", "c@example.org")
+    other = Senders(database, house.services.letterhead.address)
+    before_the_first_mark(monkeypatch, house, lambda: other.pause("", "550 5.7.1 you are blocked", 600))
+
+    house.work()
+
+    assert house.mail.readers == []
+    assert states(house) == ["deferred", "planned", "planned"]
+    clock.move(hours=1)
+    house.work()
+    assert len(house.mail.readers) == 3

@@ -302,7 +302,7 @@ def test_what_a_process_lets_go_is_due_at_once_and_not_its_own_any_more(database
     [again] = other.journal.claim(10)
     assert again.row.crashes == 0, "nobody died of it"
     with pytest.raises(LostLeaseError):
-        one.journal.finish(event, Effects(ignored="too late"))
+        one.journal.finish((event, Effects(ignored="too late")))
 
 
 def test_a_process_that_lets_go_keeps_a_letter_whose_final_dot_may_be_out(database: Database, clock: Clock):

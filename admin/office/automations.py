@@ -32,7 +32,6 @@ from core.errors import ConfigError, NotThereError, WrongStateError
 from core.toml_lines import LONGEST_TEXT, find_excess
 from integrations.store.book import EDIT, LONGEST_NOTE, ROLLBACK
 from integrations.store.flows import Flows
-from integrations.store.tables import messages
 from integrations.store.tokens import Holder
 
 SHARED = N_(
@@ -195,10 +194,7 @@ def _require_names(office: Office, text: str, after: Automations) -> None:
     there, to_be = ({one.name for one in of.automations} for of in (before, after))
     if not (there - to_be and to_be - there):
         return
-    query = sa.select(messages.c.automation).where(messages.c.automation.in_(there - to_be)).distinct()
-    with office.database.read() as tx:
-        names = sorted(tx.execute(query).scalars())
-    if names:
+    if names := office.ledger.named_by(there - to_be):
         raise NamesGoError(names)
 
 

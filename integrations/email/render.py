@@ -25,7 +25,9 @@ Whatever else an admin hands in is there by its own name and needs `|default(…
 from __future__ import annotations
 
 import hashlib
+import marshal
 import re
+import time
 import tomllib
 import traceback
 import unicodedata
@@ -47,6 +49,8 @@ from markupsafe import Markup
 
 from core.consent import Purpose
 from core.errors import ConfigError, PermanentError
+from integrations.cache import ExpiringCache
+from integrations.email.moulds import LONGEST_LINK, PERSONAL, Mould, make_mould, shows_plainly
 
 FILES = ("subject.txt", "body.txt", "body.mjml")
 ENGLISH = "en"
@@ -55,6 +59,9 @@ LONGEST_PART = 1_000_000
 """Characters; a letter of a tenth of that is cut short by mailbox providers."""
 MOST_TURNS = 10_000
 """How often all loops of one part together may go round."""
+MOST_MOULDS = 64
+MOULD_KEPT_S = 3600.0
+_SEEN, _UNFIT = "seen once", "unfit"
 
 SAMPLES: Mapping[str, Any] = MappingProxyType(
     {
@@ -133,6 +140,11 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"*", "**"})
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.plain: dict[str | None, tuple[str | None, ...] | None] = {}
+        """By template: None unless it shows plainly what is personal (moulds.py); else the templates it rests on."""
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" or not all(isinstance(side, int | float) for side in (left, right)):
             raise SecurityError(f"{operator} is for numbers of a letter's size")
@@ -141,6 +153,8 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _generate(
         self, source: nodes.Template, name: str | None, filename: str | None, defer_init: bool = False
     ) -> str:
+        rests_on = tuple(meta.find_referenced_templates(source))
+        self.plain[name] = rests_on if shows_plainly(source) else None
         for loop in source.find_all(nodes.For):
             loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
         source.set_environment(self)
@@ -182,6 +196,7 @@ class Renderer:
             "in_words": _in_words,
         }
         self._letters: dict[str, _Letter] = {}
+        self._moulds: ExpiringCache[tuple[Any, ...], Mould | str] = ExpiringCache(time.monotonic, MOST_MOULDS)
         self._values: dict[str, tuple[str, ...]] = {}
         self.words: dict[str, Mapping[str, Any]] = {}
         """What the layout says itself, by language."""
@@ -245,29 +260,74 @@ class Renderer:
 
         Raises PermanentError, naming template and line but nothing of the context.
         """
-        filled = self.fill(name, context, purpose=purpose, language=language)
-        subject = _one_line(filled.subject, SUBJECT_CHARACTERS)
+        picked, templates = self._pick(name, language)
+        values = self._prepare(context, purpose, picked)
+        mould = self._mould(templates, values)
+        if mould is not None:
+            subject, text, html = mould.fill(*(values[key] for key in PERSONAL))
+        else:
+            subject, source, mjml = self._fill_all(templates, values)
+            text, html = _tidy(source), _html_of(templates, mjml)
+        subject = _one_line(subject, SUBJECT_CHARACTERS)
         if not subject:
-            raise PermanentError(f"{filled.place}/subject.txt: the subject is empty")
-        try:
-            html = _to_html(filled.mjml)
-        except ValueError as exc:
-            # `exc` only says what MJML expected; the source around it may be somebody's name.
-            raise PermanentError(f"{filled.place}/body.mjml: not MJML once filled in ({exc})") from None
-        return Content(subject=subject, text=_tidy(filled.text), html=html, language=filled.language)
+            raise PermanentError(f"{_folder_of(templates)}/subject.txt: the subject is empty")
+        return Content(subject, text, html, picked)
 
     def fill(
         self, name: str, context: Mapping[str, Any], *, purpose: Purpose, language: str | Sequence[str]
     ) -> Filled:
         """As render, but only what Jinja does."""
+        picked, templates = self._pick(name, language)
+        filled = self._fill_all(templates, self._prepare(context, purpose, picked))
+        return Filled(*filled, picked, _folder_of(templates))
+
+    def _pick(self, name: str, language: str | Sequence[str]) -> tuple[str, tuple[jinja2.Template, ...]]:
         letter = self._letters.get(name)
         if letter is None:
             raise PermanentError(f"there is no letter {name!r}")
         wishes = (language,) if isinstance(language, str) else language
         picked = next(filter(None, (_fitting(wish, letter.variants) for wish in wishes)), letter.language)
-        values = self._prepare(context, purpose, picked)
-        subject, text, source = (self._fill(template, values) for template in letter.variants[picked])
-        return Filled(subject, text, source, picked, _folder_of(letter.variants[picked]))
+        return picked, letter.variants[picked]
+
+    def _mould(self, templates: tuple[jinja2.Template, ...], values: Mapping[str, Any]) -> Mould | None:
+        """From the second letter on in which all is the same but its reader. None: the slow way."""
+        if not values["unsubscribe_url"].isascii() or len(values["unsubscribe_url"]) > LONGEST_LINK:
+            return None
+        shared = {key: value for key, value in values.items() if key not in (*PERSONAL, "words")}
+        try:
+            digest = hashlib.sha256(marshal.dumps(shared, 0)).digest()
+        except ValueError:  # no plain value, and who knows what it says the next time
+            return None
+        key = (_folder_of(templates), digest, *(bool(values[key]) for key in PERSONAL))
+        known = self._moulds.get(key)
+        if known is None:
+            self._moulds.put(key, _SEEN, MOULD_KEPT_S)
+        if known == _SEEN:
+            known = self._make_mould(templates, values) or _UNFIT
+            self._moulds.put(key, known, MOULD_KEPT_S)
+        return known if isinstance(known, Mould) else None
+
+    def _make_mould(self, templates: tuple[jinja2.Template, ...], values: Mapping[str, Any]) -> Mould | None:
+        if not all(self._is_plain(template.name) for template in templates):
+            return None
+        try:
+            return make_mould(
+                [values[key] for key in PERSONAL],
+                lambda personal: self._fill_all(templates, {**values, **personal}),
+                lambda text, source: (_tidy(text), _html_of(templates, source)),
+            )
+        except PermanentError:
+            return None
+
+    def _is_plain(self, name: str | None) -> bool:
+        rests_on = self._environment.plain.get(name)
+        return rests_on is not None and all(map(self._is_plain, rests_on))
+
+    def _fill_all(
+        self, templates: tuple[jinja2.Template, ...], values: Mapping[str, Any]
+    ) -> tuple[str, str, str]:
+        subject, text, source = (self._fill(template, values) for template in templates)
+        return subject, text, source
 
     def _prepare(self, context: Mapping[str, Any], purpose: Purpose, language: str) -> dict[str, Any]:
         words = self.words.get(_fitting(language, self.words) or "", {})
@@ -508,6 +568,14 @@ def _in_words(context: Context, words: Sequence[str]) -> str:
 def _tidy(text: str) -> str:
     """At most one empty line in a row, however the blocks of a template fell."""
     return re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n"
+
+
+def _html_of(templates: tuple[jinja2.Template, ...], source: str) -> str:
+    try:
+        return _to_html(source)
+    except ValueError as exc:
+        # `exc` only says what MJML expected; the source around it may be somebody's name.
+        raise PermanentError(f"{_folder_of(templates)}/body.mjml: not MJML once filled in ({exc})") from None
 
 
 def _to_html(source: str) -> str:

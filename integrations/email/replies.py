@@ -214,6 +214,7 @@ def one_line(text: str, *addresses: str) -> str:
     text = _ADDRESS.sub("<address>", text)
     for address in addresses:
         for half, instead in zip(address.rpartition("@")[::2], ("<address>", "<domain>"), strict=True):
-            if half:
+            # Most replies quote nobody, and a pattern of its own for each reader is dear.
+            if half and not (half.isascii() and text.isascii() and half.lower() not in text.lower()):
                 text = re.sub(rf"(?<!\w){re.escape(half)}(?!\w)", instead, text, flags=re.IGNORECASE)
     return text.replace("<<address>>", "<address>")[:300]

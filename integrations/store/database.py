@@ -33,6 +33,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
+    DBAPIError,
     InterfaceError,
     InternalError,
     InvalidatePoolError,
@@ -51,7 +52,6 @@ _MIGRATION_LOCK = 0x7573686572  # "usher": whose advisory lock it is on a Postgr
 _LIVES_FOR_S = 1.0
 _BEGUN_AT = "usher_begun_at"
 _USED_AT = "usher_used_at"
-_ALONE = {"usher_alone": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ class Database:
         else:
             self.engine = _postgresql_engine(self.url, timeout_s)
             self._reading = self.engine
+        self._driver: Any = self.engine.dialect.loaded_dbapi
 
     def begin(self) -> contextlib.AbstractContextManager[Transaction]:
         """One transaction, committed at the end of the block. Raises JournalUnavailableError."""
@@ -96,15 +97,42 @@ class Database:
         """One transaction that only looks: on SQLite nobody waits for it, and it waits for nobody who writes."""
         return self._transaction(self._reading)
 
-    def alone(self, statement: str, parameters: tuple[object, ...]) -> list[sa.Row[Any]]:
+    def alone(self, statement: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
         """One statement in the driver's own words, committed by itself; returns the rows it returns. On PostgreSQL that
-        is one way to the server and back, where a transaction takes three. Raises JournalUnavailableError.
+        is one way to the server and back, where a transaction takes three. Raises JournalUnavailableError, and what
+        SQLAlchemy raises.
+
+        It goes past SQLAlchemy's own connection, which takes longer over it than the driver does.
         """
-        with self._errors(), self.engine.connect().execution_options(**_ALONE) as connection:
-            result = connection.exec_driver_sql(statement, parameters)
-            rows = list(result) if result.returns_rows else []
-            connection.commit()
-        return rows
+        with self._errors():
+            connection = self.engine.raw_connection()
+            try:
+                cursor = connection.driver_connection.execute(statement, parameters)  # type: ignore[union-attr]
+                return cursor.fetchall() if cursor.description else []
+            except self._driver.Error as exc:
+                is_gone = self.engine.dialect.is_disconnect(exc, connection.dbapi_connection, None)
+                if is_gone:
+                    connection.invalidate(exc)
+                raise DBAPIError.instance(
+                    statement,
+                    None,
+                    exc,
+                    self._driver.Error,
+                    hide_parameters=True,
+                    connection_invalidated=is_gone,
+                    dialect=self.engine.dialect,
+                ) from exc
+            except BaseException as exc:
+                connection.invalidate(exc)  # whatever it is in the middle of
+                raise
+            finally:
+                connection.close()
+
+    def time_alone(self) -> datetime | None:
+        """What a statement that goes alone takes for now; None where it asks the server in its own words."""
+        if self._clock is not None:
+            return self._clock()
+        return datetime.now(UTC) if self.engine.dialect.name == "sqlite" else None
 
     @contextlib.contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[Transaction]:
@@ -260,7 +288,9 @@ def _postgresql_engine(url: sa.URL, timeout_s: float) -> sa.Engine:
             "options": f"{url.query.get('options', '')}"
             f" -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
             f" -c idle_in_transaction_session_timeout={4 * milliseconds} -c synchronous_commit=on"
-            " -c timezone=UTC",
+            " -c timezone=UTC"
+            # A plan that is kept is of the day it was made: of a young table it reads all, and goes on reading all.
+            " -c plan_cache_mode=force_custom_plan",
         },
         isolation_level="AUTOCOMMIT",  # the driver would send its BEGIN as a message of its own
         hide_parameters=True,
@@ -273,8 +303,6 @@ def _postgresql_engine(url: sa.URL, timeout_s: float) -> sa.Engine:
 
 
 def _begin(statement: str, connection: sa.Connection) -> None:
-    if _ALONE.items() <= connection.get_execution_options().items():
-        return
     began = connection.exec_driver_sql(statement)
     if began.returns_rows:
         connection.info[_BEGUN_AT] = began.scalar_one()

@@ -25,6 +25,10 @@ Counts = Mapping[str, Mapping[str, int]]
 _WAITING = ("planned", "deferred", "sending")
 _SITE: sa.ColumnElement[str] = messages.c.site.concat("")
 """A site's name that no index knows: few letters wait, and a site's index leads past all that ever went."""
+_AUTOMATION: sa.ColumnElement[str] = sa.func.coalesce(
+    messages.c.automation, sa.literal_column("''", sa.String)
+).label("automation")
+"""The same of its name; of a letter of none it is empty."""
 
 
 class Flows:
@@ -44,10 +48,7 @@ class Flows:
         return known
 
     def _count(self, site: SiteId, reach: Reach) -> Counts:
-        of_site = [
-            messages.c.automation.is_not(None),
-            *reach.within(_SITE, messages.c.group_id),
-        ]
+        of_site = reach.within(_SITE, messages.c.group_id)
         found: dict[str, dict[str, int]] = defaultdict(dict)
         with self._database.read() as tx:
             waiting = _grouped(sa.literal("waiting"), *of_site, *_waits(site))
@@ -101,6 +102,10 @@ def _waits(site: SiteId) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def _grouped(state: sa.ColumnElement[str], *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    columns = (messages.c.automation, state.label("state"), sa.func.count().label("number"))
-    grouped = sa.select(*columns).where(*where)
-    return grouped.group_by(messages.c.automation, *([state] if state is messages.c.state else []))
+    columns: tuple[sa.ColumnElement[Any], ...] = (
+        _AUTOMATION,
+        state.label("state"),
+        sa.func.count().label("number"),
+    )
+    grouped = sa.select(*columns).where(_AUTOMATION != "", *where)
+    return grouped.group_by(_AUTOMATION, *([state] if state is messages.c.state else []))

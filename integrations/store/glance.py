@@ -20,6 +20,7 @@ from core.events import Event, EventId, read_details
 from core.pacing import Pause
 from core.reconciliation import REQUESTS
 from integrations.store.database import Database, Transaction
+from integrations.store.ledger import TROUBLE
 from integrations.store.reach import Reach
 from integrations.store.tables import (
     events,
@@ -121,7 +122,7 @@ class Glance:
     def sent(self, site: SiteId, reach: Reach, midnight: datetime) -> Pair:
         with self._database.read() as tx:
             yesterday = tx.now - timedelta(days=1)
-            mine = [_found_otherwise(messages, site), *reach.within(messages.c.site, messages.c.group_id)]
+            mine = [messages.c.site == site, *reach.within(messages.c.site, messages.c.group_id)]
             return Pair(
                 _count(tx, messages, messages.c.sent_at >= midnight, *mine),
                 _count(tx, messages, messages.c.sent_at >= yesterday, *mine),
@@ -163,13 +164,12 @@ class Glance:
         return found, sum(row.number for row in rows) < MOST_REFUSED
 
     def in_doubt(self, site: SiteId, reach: Reach) -> Waiting:
-        mine = [_found_otherwise(messages, site), *reach.within(messages.c.site, messages.c.group_id)]
-        return self._waiting(messages, messages.c.next_at, in_state(messages, ["in_doubt"]), *mine)
+        mine = [messages.c.site == site, *reach.within(messages.c.site, messages.c.group_id)]
+        doubt = (in_state(messages, ["in_doubt"]), in_state(messages, TROUBLE))  # as the index has it
+        return self._waiting(messages, messages.c.next_at, *doubt, *mine)
 
     def dead(self, site: SiteId) -> Waiting:
-        return self._waiting(
-            events, events.c.received_at, in_state(events, ["dead"]), _found_otherwise(events, site)
-        )
+        return self._waiting(events, events.c.received_at, in_state(events, ["dead"]), events.c.site == site)
 
     def requests(self, site: SiteId, reach: Reach) -> tuple[int, int]:
         """Join requests that wait, as the last comparison with Wix's lists saw them, without those that were decided
@@ -182,18 +182,25 @@ class Glance:
                     *reach.within(watches.c.site, watches.c.group_id),
                 )
             ).all()
-            rows = tx.execute(
+            since = tx.now - FLAGGED_WITHIN
+            # A decision from before the last look at its list says nothing that the list does not.
+            looked = min((row.looked_at or since for row in lists), default=since)
+            calls = (
                 sa.select(outbox.c.group_id, outbox.c.member, outbox.c.created_at, outbox.c.state)
-                .where(
-                    outbox.c.site == site,
-                    outbox.c.created_at >= tx.now - FLAGGED_WITHIN,
-                    outbox.c.kind.in_(("flag", "approve", "reject")),
-                    outbox.c.state.in_(("flagged", "planned", "done")),
-                    *reach.within(outbox.c.site, outbox.c.group_id),
-                )
+                .where(outbox.c.site == site, *reach.within(outbox.c.site, outbox.c.group_id))
                 .order_by(outbox.c.created_at.desc())
                 .limit(MOST_COUNTED)
-            ).all()
+            )
+            rows = [
+                *tx.execute(calls.where(in_state(outbox, ["flagged"]), outbox.c.created_at >= since)),
+                *tx.execute(
+                    calls.where(
+                        outbox.c.kind.in_(("approve", "reject")),
+                        outbox.c.state.in_(("planned", "done")),
+                        outbox.c.created_at >= max(since, looked),
+                    )
+                ),
+            ]
         listed = {
             (row.group_id, member)
             for row in lists
@@ -315,7 +322,7 @@ class Glance:
         rows = (
             sa.select(_day(messages.c.sent_at, midnights))
             .where(
-                _found_otherwise(messages, site),
+                messages.c.site == site,
                 *_between(messages.c.sent_at, midnights[0], until),
                 *reach.within(messages.c.site, messages.c.group_id),
             )

@@ -6,11 +6,12 @@ A thread owns the writing, so a slow disk never holds up the event loop, and a l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from core.errors import JournalUnavailableError
 from core.events import Event
@@ -18,13 +19,10 @@ from core.events import Event
 log = logging.getLogger(__name__)
 
 _LARGEST_BATCH = 200
+_LARGEST_BATCH_CHARS = 4_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    event: Event
-    answer: asyncio.Future[bool]
-    loop: asyncio.AbstractEventLoop
+_Waiting = tuple[Event, asyncio.Future[bool]]
 
 
 class Inbox:
@@ -45,69 +43,91 @@ class Inbox:
         self._insert = insert
         self._committed = committed
         self._timeout_s = timeout_s
-        self._queue: queue.Queue[_Waiting | None] = queue.Queue(maxsize=most_waiting)
+        self._most_waiting = most_waiting
+        self._waiting: deque[_Waiting] = deque()
+        self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._is_rung = False
+        self._unanswered: dict[asyncio.Future[bool], float] = {}
+        self._watched_by: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
         self._thread.start()
 
     async def accept(self, event: Event) -> bool:
         """True when new, False when known already. Raises JournalUnavailableError when it is not committed in time."""
+        if len(self._waiting) >= self._most_waiting:
+            raise JournalUnavailableError("too many deliveries wait for the database")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(event, loop.create_future(), loop)
+        answer: asyncio.Future[bool] = loop.create_future()
+        self._unanswered[answer] = loop.time() + self._timeout_s
+        if self._watched_by is not loop:
+            self._watched_by = loop
+            loop.call_at(self._unanswered[answer], self._refuse_late, loop)
+        if not self._is_rung:
+            self._is_rung = True
+            loop.call_soon(self._ring)
+        self._waiting.append((event, answer))
         try:
-            self._queue.put_nowait(waiting)
-        except queue.Full:
-            raise JournalUnavailableError("too many deliveries wait for the database") from None
-        try:
-            return await asyncio.wait_for(waiting.answer, self._timeout_s)
-        except TimeoutError:
-            raise JournalUnavailableError("the database did not commit in time") from None
+            return await answer
+        finally:
+            self._unanswered.pop(answer, None)
+
+    def _ring(self) -> None:
+        """At the end of the loop's turn: who came in the same turn rides together, and a commit waits for nobody."""
+        self._is_rung = False
+        self._bell.put(True)
+
+    def _refuse_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One timer for all, who wait equally long: set for the first of them."""
+        for answer, ends_at in list(self._unanswered.items()):
+            if ends_at > loop.time():
+                loop.call_at(ends_at, self._refuse_late, loop)
+                return
+            if not answer.done():
+                answer.set_exception(JournalUnavailableError("the database did not commit in time"))
+        self._watched_by = None
 
     def close(self) -> None:
         """Commit what waits, then end the thread."""
-        self._queue.put(None)
+        self._bell.put(False)
         self._thread.join(timeout=10.0)
 
     def _run(self) -> None:
-        while True:
-            batch: list[_Waiting] = []
-            item = self._queue.get()
-            while item is not None:
-                # Nobody waits for it any more: Wix has been told 503 and comes again.
-                if not item.answer.done():
-                    batch.append(item)
-                if len(batch) >= _LARGEST_BATCH:
-                    break
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            if batch:
+        is_open = True
+        while is_open:
+            is_open = self._bell.get()
+            while batch := self._next_batch():
                 self._commit(batch)
-            if item is None:
-                return
+
+    def _next_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 0
+        while self._waiting and len(batch) < _LARGEST_BATCH and size < _LARGEST_BATCH_CHARS:
+            event, answer = self._waiting.popleft()
+            # Nobody waits for it any more: Wix has been told 503 and comes again.
+            if not answer.done():
+                batch.append((event, answer))
+                size += len(event.payload)
+        return batch
 
     def _commit(self, batch: list[_Waiting]) -> None:
         try:
-            answers: Sequence[bool | JournalUnavailableError] = self._insert([item.event for item in batch])
+            said: Sequence[bool | JournalUnavailableError] = self._insert([event for event, _ in batch])
         except JournalUnavailableError as exc:
-            answers = [exc] * len(batch)
+            said = [exc] * len(batch)
         except Exception:
             # One event that the database cannot take must not refuse the others that rode with it.
             if len(batch) > 1:
                 for item in batch:
                     self._commit([item])
                 return
-            log.exception("journal.refused", extra={"event_id": batch[0].event.id})
-            answers = [JournalUnavailableError("the database cannot take this event")]
-        for loop in {item.loop for item in batch}:
-            mine = [
-                (item.answer, said) for item, said in zip(batch, answers, strict=True) if item.loop is loop
-            ]
-            try:
+            log.exception("journal.refused", extra={"event_id": batch[0][0].id})
+            said = [JournalUnavailableError("the database cannot take this event")]
+        answers = [(answer, word) for (_, answer), word in zip(batch, said, strict=True)]
+        for loop in {answer.get_loop() for answer, _ in answers}:
+            mine = [pair for pair in answers if pair[0].get_loop() is loop]
+            with contextlib.suppress(RuntimeError):  # the loop is closed: its requests are gone
                 loop.call_soon_threadsafe(_tell, mine)
-            except RuntimeError:  # the loop is closed: its requests are gone
-                continue
-        if any(answer is True for answer in answers):
+        if any(word is True for word in said):
             self._committed()
 
 

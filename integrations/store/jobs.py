@@ -504,15 +504,18 @@ class Jobs:
         with self._database.read() as tx:
             return list(tx.execute(query).scalars())
 
-    def heeding(self, site: SiteId, group: GroupId) -> list[Job]:
-        """Confirmed jobs that also write to whoever joins this group later."""
+    def heeding(self, site: SiteId, groups: Collection[GroupId]) -> dict[GroupId, list[Job]]:
+        """Confirmed jobs that also write to whoever joins one of these groups later. A group without one is absent."""
         confirmed = jobs.c.confirmed_at.is_not(None)
-        query = sa.select(jobs).where(jobs.c.site == site, jobs.c.later_group == group, confirmed)
+        query = sa.select(jobs).where(jobs.c.site == site, jobs.c.later_group.in_(groups), confirmed)
+        found: dict[GroupId, list[Job]] = {}
         with self._database.read() as tx:
-            return [
-                Job(row.id, SiteId(row.site), row.kind, row.params, row.who, row.state, row.phase, {}, row.plan)
-                for row in tx.execute(query)
-            ]  # fmt: skip
+            for row in tx.execute(query):
+                job = Job(
+                    row.id, SiteId(row.site), row.kind, row.params, row.who, row.state, row.phase, {}, row.plan
+                )  # fmt: skip
+                found.setdefault(GroupId(row.later_group), []).append(job)
+        return found
 
     def _with_due_letters(self, tx: Transaction, limit: int) -> Sequence[sa.Row[Any]]:
         due = (
@@ -527,7 +530,8 @@ class Jobs:
             )
             .correlate(jobs)
         )
-        query = sa.select(jobs).where(jobs.c.state == "running", ~site_rests(tx, jobs), due).limit(limit)
+        running = in_state(jobs, ("running",))
+        query = sa.select(jobs).where(running, ~site_rests(tx, jobs), due).limit(limit)
         return tx.execute(query).all()
 
     def _unfinished(self, tx: Transaction, id: str) -> datetime | None:  # noqa: A002
@@ -653,9 +657,16 @@ def forget_listed(tx: Transaction, site: SiteId, member: MemberId, reason: str) 
     """Erase what lists of people said of somebody, beside their id; what was to be done for them is skipped with this
     reason."""
     named = sa.cast(job_items.c.data, sa.Text).contains(json.dumps(member), autoescape=True)
-    about = sa.and_(job_items.c.site == site, sa.or_(job_items.c.member == member, named))
-    found = tx.execute(sa.select(job_items.c.job).where(about).distinct().order_by(job_items.c.job))
-    for job in found.scalars().all():
+    # Of a tidied job no row names anybody but whom it is about.
+    untidied = sa.select(jobs.c.id).where(jobs.c.site == site, jobs.c.next_at < NEVER)
+    found = {
+        *tx.execute(
+            sa.select(job_items.c.job).where(job_items.c.site == site, job_items.c.member == member)
+        ).scalars(),
+        *tx.execute(sa.select(job_items.c.job).where(job_items.c.job.in_(untidied), named)).scalars(),
+    }
+    about = sa.or_(job_items.c.member == member, named)
+    for job in sorted(found):
         row = tx.execute(sa.select(jobs).where(jobs.c.id == job).with_for_update()).one()
         items = tx.execute(sa.select(job_items).where(job_items.c.job == job, about)).all()
         theirs = {item.number for item in items if item.member == member}

@@ -20,10 +20,11 @@ from core.letters import Effects
 from core.reconciliation import Heard
 from integrations.store.audit import note
 from integrations.store.database import Database, Transaction
-from integrations.store.ledger import plan_letters, stop_letters
-from integrations.store.outbox import owe_calls
+from integrations.store.intake import add_events, commit_events
+from integrations.store.ledger import plan_all_letters, stop_letters
+from integrations.store.outbox import owe_all_calls
 from integrations.store.reach import EVERYTHING, Reach
-from integrations.store.sites import note_site
+from integrations.store.sites import note_site, note_sites
 from integrations.store.suppressions import blank_if_forgotten, forget_member, heed_address
 from integrations.store.tables import events
 from integrations.store.work import (
@@ -35,10 +36,12 @@ from integrations.store.work import (
     count_by_state,
     equals,
     give_back,
+    in_state,
     let_go,
     page,
     renew,
     settle,
+    settle_all,
 )
 
 _WAITING = ("received",)
@@ -55,6 +58,9 @@ class ClaimedEvent:
         return self.event.site
 
 
+Outcome = tuple[ClaimedEvent, Effects]
+
+
 class Journal:
     """`listened`: the types that set something off; of others only the head is kept, as ignored."""
 
@@ -69,20 +75,16 @@ class Journal:
         rows: dict[tuple[str, str], Event] = {}
         for event in batch:
             rows.setdefault((event.site, event.id), event)
-        with self._database.begin() as tx:
-            new = _insert(
-                tx,
-                [
-                    _row(event, tx.now, heard=event.erasure or event.type in self._listened)
-                    for event in rows.values()
-                ],
-            )
+        new = commit_events(self._database, list(rows.values()), self._is_heard)
         answers = []
         for event in batch:
             key = (str(event.site), str(event.id))
             answers.append(key in new)
             new.discard(key)  # a twin in the same batch is a duplicate
         return answers
+
+    def _is_heard(self, event: Event) -> bool:
+        return event.erasure or event.type in self._listened
 
     def claim(self, limit: int) -> list[ClaimedEvent]:
         """Take up to `limit` due events. Those whose workers kept dying become dead instead."""
@@ -97,24 +99,52 @@ class Journal:
                     _settle(tx, event, "dead", f"its worker died {event.row.crashes} times over it")
         return [event for event in found if event.row.crashes < MOST_CRASHES]
 
-    def finish(self, claimed: ClaimedEvent, effects: Effects) -> None:
-        """Write all effects and "done" in one transaction. Raises LostLeaseError, then nothing is written."""
-        event = claimed.event
+    def finish(self, *outcomes: Outcome) -> None:
+        """Write all effects of these events and "done" in one transaction. Raises LostLeaseError when one of them is
+        somebody else's by now, then nothing is written.
+
+        Of several, none may change what is there already (`changes_what_is_there`): what they add has no order.
+        """
+        if len(outcomes) > 1 and any(changes_what_is_there(effects) for _, effects in outcomes):
+            raise ValueError("what changes what is there is written by itself")
         with self._database.begin() as tx:
-            state = "ignored" if effects.ignored else "done"
-            forget = {"payload": "{}"} if event.type in ABOUT_ADDRESSES else {}
-            _settle(tx, claimed, state, effects.ignored, effects.member, **forget)
-            news = note_site(tx, event.site, event.occurred_at, effects.site_state)
-            for stop in effects.stop if news else ():
-                stop_letters(tx, event.site, stop)
-            if effects.forget:
-                forget_member(tx, event.site, effects.forget)
-            if effects.address:
-                heed_address(tx, event.site, effects.address)
-            if effects.member:
-                blank_if_forgotten(tx, event.site, event.id, effects.member)
-            plan_letters(tx, event.site, event.id, effects.letters)
-            owe_calls(tx, event.site, event.id, effects.calls)
+            for is_about_addresses in (False, True):
+                settle_all(
+                    tx,
+                    events,
+                    [
+                        (claimed.row, _ended(tx, effects, is_about_addresses))
+                        for claimed, effects in outcomes
+                        if (claimed.event.type in ABOUT_ADDRESSES) == is_about_addresses
+                    ],
+                )
+            note_sites(tx, {claimed.site for claimed, _ in outcomes})
+            for claimed, effects in outcomes:
+                _change(tx, claimed.event, effects)
+            blank_if_forgotten(
+                tx,
+                [
+                    (claimed.site, claimed.event.id, effects.member)
+                    for claimed, effects in outcomes
+                    if effects.member
+                ],
+            )
+            plan_all_letters(
+                tx,
+                [
+                    (claimed.site, claimed.event.id, letter)
+                    for claimed, effects in outcomes
+                    for letter in effects.letters
+                ],
+            )
+            owe_all_calls(
+                tx,
+                [
+                    (claimed.site, claimed.event.id, call)
+                    for claimed, effects in outcomes
+                    for call in effects.calls
+                ],
+            )
 
     def postpone(self, claimed: ClaimedEvent, *, delay_s: float, error: str, counts: bool = True) -> None:
         with self._database.begin() as tx:
@@ -139,7 +169,7 @@ class Journal:
     def let_go(self) -> None:
         """This process ends in the middle of its work."""
         with self._database.begin() as tx:
-            let_go(tx, events, events.c.state.in_(_WAITING), lease=self._hand.lease)
+            let_go(tx, events, in_state(events, _WAITING), lease=self._hand.lease)
 
     def renew(self) -> None:
         """Keep what this process holds."""
@@ -230,25 +260,49 @@ class Journal:
         An event that was not, or failed, does not say yet whom it is about: the newest thousand of those received
         after `since` are opened.
         """
+        heard = self._heard(site, members, types, since)
+        return [one for one in heard if one.details.group == group]
+
+    def found(
+        self, site: SiteId, members: Collection[MemberId], types: Collection[str], since: datetime
+    ) -> list[Heard]:
+        """As heard, in any group, of what the comparison with Wix's lists found: the one thing to know of a request
+        that was told late (core.reconciliation.when_asked)."""
+        return self._heard(site, members, types, since, only_found=True)
+
+    def _heard(
+        self,
+        site: SiteId,
+        members: Collection[MemberId],
+        types: Collection[str],
+        since: datetime,
+        *,
+        only_found: bool = False,
+    ) -> list[Heard]:
         of_type = sa.and_(events.c.site == site, events.c.type.in_(types))
         asked = sorted(set(members))
-        found: list[sa.Row[Any]] = []
+        rows: list[sa.Row[Any]] = []
         with self._database.read() as tx:
             for start in range(0, len(asked), 500):
                 some = events.c.member.in_(asked[start : start + 500])
-                found += tx.execute(sa.select(events).where(of_type, some)).all()
-            found += tx.execute(
+                rows += tx.execute(
+                    sa.select(events).where(of_type, some, events.c.found if only_found else sa.true())
+                ).all()
+            newest = (
                 sa.select(events)
                 .where(of_type, events.c.member.is_(None), events.c.received_at >= since)
                 .order_by(events.c.received_at.desc())
                 .limit(1000)
-            ).all()
+                .subquery()
+            )
+            rows += tx.execute(sa.select(newest).where(newest.c.found if only_found else sa.true())).all()
         wanted, heard = set(asked), []
-        for row in found:
+        for row in rows:
             with contextlib.suppress(MalformedEventError):
-                details = read_details(_event(row))
-                if details.group == group and details.member in wanted:
-                    heard.append(Heard(_event(row), details))
+                event = _event(row)
+                details = read_details(event)
+                if details.member in wanted:
+                    heard.append(Heard(event, details))
         return heard
 
     def received_times(self, site: SiteId, *, at_most: int) -> list[datetime]:
@@ -287,6 +341,34 @@ def _event(row: sa.Row[Any]) -> Event:
     )
 
 
+def changes_what_is_there(effects: Effects) -> bool:
+    """It stops, lifts or erases, where other effects only add rows: what it does depends on what was written before."""
+    return bool(effects.stop or effects.forget or effects.address or effects.site_state)
+
+
+def _change(tx: Transaction, event: Event, effects: Effects) -> None:
+    if effects.site_state is not None and not note_site(
+        tx, event.site, event.occurred_at, effects.site_state
+    ):
+        return
+    for stop in effects.stop:
+        stop_letters(tx, event.site, stop)
+    if effects.forget:
+        forget_member(tx, event.site, effects.forget)
+    if effects.address:
+        heed_address(tx, event.site, effects.address)
+
+
+def _ended(tx: Transaction, effects: Effects, is_about_addresses: bool) -> dict[str, Any]:
+    return {
+        "state": "ignored" if effects.ignored else "done",
+        "error": effects.ignored,
+        "member": effects.member,
+        "finished_at": tx.now,
+        **({"payload": "{}"} if is_about_addresses else {}),
+    }
+
+
 def _settle(
     tx: Transaction,
     claimed: ClaimedEvent,
@@ -302,32 +384,4 @@ def insert_found(tx: Transaction, found: Sequence[Event]) -> set[EventId]:
     """Write events that the sweep found, as part of its own transaction; returns the new ones."""
     if not found:
         return set()
-    return {EventId(id_) for _, id_ in _insert(tx, [_row(event, tx.now, heard=True) for event in found])}
-
-
-def _insert(tx: Transaction, rows: Sequence[dict[str, object]]) -> set[tuple[str, str]]:
-    """Site and id of those that are new."""
-    # Many parameter sets rather than one long VALUES: that statement is built once, not for each size.
-    returned = tx.connection.execute(
-        tx.insert(events).on_conflict_do_nothing().returning(events.c.site, events.c.id), rows
-    )
-    return {(row.site, row.id) for row in returned}
-
-
-def _row(event: Event, now: datetime, *, heard: bool) -> dict[str, object]:
-    return {
-        "site": event.site,
-        "id": event.id,
-        "type": event.type,
-        "occurred_at": event.occurred_at,
-        "received_at": now,
-        "payload": event.payload if heard else "{}",
-        "erasure": event.erasure,
-        "found": event.found,
-        "state": "received" if heard else "ignored",
-        "attempts": 0,
-        "crashes": 0,
-        "next_at": now,
-        "error": None if heard else "nobody listens to this type",
-        "finished_at": None if heard else now,
-    }
+    return {EventId(id_) for _, id_ in add_events(tx, found)}

@@ -6,15 +6,18 @@ a worker that died: `marked` says whether the final dot was about to go out, and
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.dialects.sqlite import pysqlite
 from sqlalchemy.exc import IntegrityError
 
 from core.community import GroupId, MemberId, SiteId
@@ -23,6 +26,7 @@ from core.errors import (
     LostLeaseError,
     MailDeferredError,
     NotThereError,
+    SenderPausedError,
     WithdrawnError,
     WrongStateError,
 )
@@ -31,8 +35,8 @@ from core.letters import PlannedLetter, StopLetters, letter_key
 from integrations.store.audit import note
 from integrations.store.database import Database, Transaction
 from integrations.store.reach import EVERYTHING, Reach
-from integrations.store.senders import whole_sender_paused
-from integrations.store.tables import jobs, messages, suppressions
+from integrations.store.senders import paused_reason, whole_sender_paused
+from integrations.store.tables import UtcDateTime, jobs, messages, senders, suppressions
 from integrations.store.work import (
     LEASE_S,
     MOST_CRASHES,
@@ -41,6 +45,7 @@ from integrations.store.work import (
     claim,
     equals,
     give_back,
+    in_hand,
     in_state,
     let_go,
     page,
@@ -48,7 +53,11 @@ from integrations.store.work import (
     settle,
 )
 
+_Columns = sa.ColumnCollection[str, sa.Column[Any]]
+
 _WAITING = ("planned", "deferred")
+TROUBLE = ("in_doubt", "failed", "bounced")
+"""What somebody may want to look at: few of all letters."""
 _STALE_AFTER = timedelta(seconds=60)
 """A letter that waited longer than this is looked at again: the person may have left meanwhile."""
 _STALE_OF_A_JOB_AFTER = timedelta(hours=6)
@@ -80,6 +89,7 @@ class Ledger:
         """`sender` is the address whose pauses hold letters back (Senders)."""
         self._database = database
         self._sender = sender
+        self._on_sqlite = database.engine.dialect.name == "sqlite"
         self._hand = Hand()
         self.hands_free = self._hand.free
 
@@ -134,67 +144,101 @@ class Ledger:
         address_hashes: Sequence[str],
         evidence: str,
         domain: str = "",
+        heeded: Collection[str] = (),
         cap: Cap | None = None,
     ) -> None:
         """Commit "the final dot is about to go out", unless the reader said stop in the meantime.
 
         `address_hashes`: the one to keep, then those under which the address was known before. From here on the lease
-        is renewed until the server has answered, however long that takes. Raises LostLeaseError when the lease ran out;
-        WithdrawnError for a reader who said stop, or whose address has its letter of the same job: do not send it;
-        MailDeferredError when another letter has just taken the last place under `cap`.
+        is renewed until the server has answered, however long that takes. `heeded`: whose pauses keep this letter
+        from going, as Senders names domains. Raises LostLeaseError when the lease ran out; WithdrawnError for a reader
+        who said stop, or whose address has its letter of the same job: do not send it; MailDeferredError when another
+        letter has just taken the last place under `cap`; SenderPausedError.
         """
+        subjects = all_subjects(letter.member, address_hashes)
+        scopes = scopes_of(letter.group, purpose)
+        values = {
+            "letter": letter.id,
+            "held": letter.row.lease,
+            "at_site": letter.site,
+            "reader": letter.member,
+            "from_sender": self._sender,
+            "as_purpose": str(purpose),
+            "message_id": message_id,
+            "address_hash": address_hashes[0],
+            "domain": domain or None,
+            "evidence": evidence,
+            "most": cap.letters if cap else 0,
+            **_numbered("subject", subjects),
+            **_numbered("scope", scopes),
+            **_numbered("heeded", heeded),
+            **_numbered("hash", address_hashes),
+        }
+        shape = (len(subjects), len(scopes), len(heeded), len(address_hashes) if cap else 0)
+        alone = cap is None or self._on_sqlite  # where only one writes at a time
         try:
+            if alone:
+                now = self._database.time_alone()
+                ready = _marking(self._on_sqlite, now is None, *shape)
+                if self._database.alone(*self._driven(ready, values, now, cap)):
+                    return
             with self._database.begin() as tx:
-                withdrawn = suppression_reason(
-                    tx, letter.site, letter.group, letter.member, address_hashes, purpose
-                )
-                if withdrawn:
-                    raise WithdrawnError(withdrawn)
-                if cap is not None:
-                    if tx.connection.dialect.name == "postgresql":  # SQLite has one writer anyway
-                        tx.execute(sa.select(sa.func.pg_advisory_xact_lock(_number(address_hashes[0]))))
-                    since = tx.now - timedelta(days=cap.days)
-                    people = {letter.member: address_hashes}
-                    had = _promotional_since(tx, letter.site, people, since, but=letter.id)
-                    if len(had[letter.member]) >= cap.letters:
-                        raise MailDeferredError(
-                            "another promotional letter to this person came first", counts=False
-                        )
-                result = tx.execute(
-                    sa.update(messages)
-                    .where(
-                        messages.c.id == letter.id,
-                        messages.c.lease == letter.row.lease,
-                        messages.c.state == "sending",
-                        messages.c.next_at > tx.now,
-                    )
-                    .values(
-                        marked=True,
-                        purpose=str(purpose),
-                        next_at=tx.now + timedelta(seconds=LEASE_S),
-                        message_id=message_id,
-                        address_hash=address_hashes[0],
-                        domain=domain or None,
-                        evidence=evidence,
-                    )
-                )
-                if result.rowcount != 1:
-                    raise LostLeaseError("the lease of this letter ran out before its final dot")
+                if not alone:
+                    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(_number(address_hashes[0]))))
+                ready = _marking(self._on_sqlite, False, *shape)
+                found = tx.connection.exec_driver_sql(*self._driven(ready, values, tx.now, cap))
+                if found.first() is None:
+                    self._see_why_not(tx, letter, purpose, address_hashes, heeded, cap)
         except IntegrityError as exc:  # uq_messages_job_address
             raise WithdrawnError("this address has its letter of this job already") from exc
 
+    def _see_why_not(
+        self,
+        tx: Transaction,
+        letter: ClaimedLetter,
+        purpose: Purpose,
+        address_hashes: Sequence[str],
+        heeded: Collection[str],
+        cap: Cap | None,
+    ) -> NoReturn:
+        """Raise what keeps a letter from being marked."""
+        if reason := suppression_reason(
+            tx, letter.site, letter.group, letter.member, address_hashes, purpose
+        ):
+            raise WithdrawnError(reason)
+        if reason := paused_reason(tx, self._sender, heeded):
+            raise SenderPausedError(reason)
+        if cap is not None:
+            since = tx.now - timedelta(days=cap.days)
+            had = _promotional_since(tx, letter.site, {letter.member: address_hashes}, since, but=letter.id)
+            if len(had[letter.member]) >= cap.letters:
+                raise MailDeferredError("another promotional letter to this person came first", counts=False)
+        raise LostLeaseError("the lease of this letter ran out before its final dot")
+
+    def _driven(
+        self, ready: _Ready, values: Mapping[str, Any], now: datetime | None, cap: Cap | None = None
+    ) -> tuple[str, tuple[object, ...]]:
+        """A statement and its values as the driver takes them."""
+        known = {**ready.fixed, **values}
+        if now is not None:
+            times = {"now": now, "until": now + timedelta(seconds=LEASE_S)}
+            if cap is not None:
+                times["since"] = now - timedelta(days=cap.days)
+            dialect = self._database.engine.dialect
+            known |= {name: _TIME.process_bind_param(at, dialect) for name, at in times.items()}
+        return ready.text, tuple([known[name] for name in ready.names])
+
     def sent(self, letter: ClaimedLetter, reply: str) -> None:
-        with self._database.begin() as tx:
-            settle(
-                tx,
-                messages,
-                letter.row,
-                state="sent",
-                reason=None,
-                sent_at=tx.now,
-                reply=reply,
-                attempts=letter.attempts + 1,
-            )
+        now = self._database.time_alone()
+        values = {
+            "letter": letter.id,
+            "held": letter.row.lease,
+            "said": reply,
+            "tries": letter.attempts + 1,
+        }
+        ready = _recording(self._on_sqlite, now is None)
+        if not self._database.alone(*self._driven(ready, values, now)):
+            raise LostLeaseError("somebody else has this letter now")
 
     def skip(self, letter: ClaimedLetter, reason: str, evidence: str | None = None) -> None:
         self._end(letter, "skipped", reason, evidence=evidence)
@@ -240,7 +284,7 @@ class Ledger:
 
     def let_go(self) -> None:
         """This process ends in the middle of its work. A letter whose final dot may be out is in doubt from now on."""
-        sending = messages.c.state == "sending"
+        sending = in_hand(messages, ("sending",))
         with self._database.begin() as tx:
             let_go(tx, messages, sending, ~messages.c.marked, lease=self._hand.lease, state="planned")
             # The lease stays: the answer may come in this very moment.
@@ -270,6 +314,19 @@ class Ledger:
             if domain is not None:
                 query = query.where(messages.c.domain == domain)
             return tx.connection.scalar(query) or 0
+
+    def waiting(
+        self, site: SiteId, members: Collection[MemberId]
+    ) -> dict[tuple[GroupId, MemberId], set[str]]:
+        """What set off the letters that wait for these people, by group and member. Give at most some hundreds."""
+        query = sa.select(messages.c.group_id, messages.c.member, messages.c.trigger).where(
+            messages.c.site == site, messages.c.member.in_(members), in_state(messages, _WAITING)
+        )
+        found: dict[tuple[GroupId, MemberId], set[str]] = {}
+        with self._database.read() as tx:
+            for row in tx.execute(query):
+                found.setdefault((row.group_id, row.member), set()).add(row.trigger)
+        return found
 
     def any_due(self) -> bool:
         """Whether a letter of no job is due."""
@@ -396,6 +453,8 @@ class Ledger:
             "reason": reason,
         }
         where = [*equals(messages, wanted), *reach.within(messages.c.site, messages.c.group_id)]
+        if state in TROUBLE:
+            where.append(in_state(messages, TROUBLE))  # as the index has it
         with self._database.read() as tx:
             return page(tx, messages, messages.c.created_at, where, limit=limit, after=after)
 
@@ -420,6 +479,17 @@ class Ledger:
             query = sa.select(*columns).where(messages.c.id.in_(ids)).order_by(messages.c.id)
             return list(tx.execute(query))
 
+    def named_by(self, automations: Collection[str]) -> list[str]:
+        """Those of these automations and steps that have letters."""
+        with self._database.read() as tx:
+            return [
+                name
+                for name in sorted(automations)
+                if tx.connection.scalar(
+                    sa.select(sa.literal(1)).where(messages.c.automation == name).limit(1)
+                )
+            ]
+
     def letters(self, site: SiteId | None = None) -> list[sa.Row[Any]]:
         """All rows, oldest first, optionally of one site."""
         query = sa.select(messages).order_by(messages.c.created_at, messages.c.id)
@@ -429,9 +499,117 @@ class Ledger:
             return list(tx.execute(query))
 
 
+# What is done for each letter is built and compiled once, and goes to the driver as it is: SQLAlchemy would take longer
+# over it than the database does.
+
+_TIME = UtcDateTime()
+_MET: sa.ColumnElement[int] = sa.literal_column("1")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A statement in the driver's words, the names of its values in their order, and those that are always the same."""
+
+    text: str
+    names: Sequence[str]
+    fixed: Mapping[str, Any]
+
+
+def _ready(statement: sa.Update, on_sqlite: bool) -> _Ready:
+    dialect: sa.Dialect = (
+        pysqlite.dialect(paramstyle="qmark") if on_sqlite else psycopg.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
+    )
+    compiled = statement.compile(dialect=dialect)
+    return _Ready(str(compiled), compiled.positiontup or (), compiled.params)
+
+
+def _clock(asks: bool) -> tuple[sa.ColumnElement[Any], sa.ColumnElement[Any]]:
+    """Now and the end of a lease. `asks`: the server, within the statement."""
+    if asks:
+        now = sa.func.clock_timestamp()
+        return now, now + sa.cast(timedelta(seconds=LEASE_S), sa.Interval)
+    return sa.bindparam("now", type_=_TIME), sa.bindparam("until", type_=_TIME)
+
+
+@functools.cache
+def _marking(
+    on_sqlite: bool, asks: bool, subjects: int, scopes: int, heeded: int, capped_hashes: int
+) -> _Ready:
+    """The mark of one letter, which meets no row when suppression_reason, paused_reason or the cap has something
+    against it. `capped_hashes`: 0 for a letter without a cap."""
+    now, until = _clock(asks)
+    stopped = sa.exists().where(
+        suppressions.c.site == sa.bindparam("at_site"),
+        suppressions.c.subject.in_(_several("subject", subjects)),
+        suppressions.c.scope.in_(_several("scope", scopes)),
+        suppressions.c.cause != "full",
+        sa.or_(suppressions.c.expires_at.is_(None), suppressions.c.expires_at > now),
+    )
+    where = [
+        messages.c.id == sa.bindparam("letter"),
+        messages.c.lease == sa.bindparam("held"),
+        messages.c.state == "sending",
+        messages.c.next_at > now,
+        ~stopped,
+    ]
+    if heeded:
+        paused = sa.exists().where(
+            senders.c.sender == sa.bindparam("from_sender"),
+            senders.c.domain.in_(_several("heeded", heeded)),
+            senders.c.paused_until > now,
+        )
+        where.append(~paused)
+    if capped_hashes:
+        others = messages.alias("others")
+        had = sa.select(sa.func.count()).where(
+            others.c.site == sa.bindparam("at_site"),
+            sa.or_(
+                others.c.member == sa.bindparam("reader"),
+                others.c.address_hash.in_(_several("hash", capped_hashes)),
+            ),
+            *_may_have_gone(others.c, sa.bindparam("since", type_=_TIME), sa.bindparam("letter")),
+        )
+        where.append(had.scalar_subquery() < sa.bindparam("most", type_=sa.Integer))
+    values: dict[str, Any] = {
+        name: sa.bindparam(name) for name in ("message_id", "address_hash", "domain", "evidence")
+    }
+    marking = sa.update(messages).where(*where).returning(_MET)
+    return _ready(
+        marking.values(marked=True, next_at=until, purpose=sa.bindparam("as_purpose"), **values), on_sqlite
+    )
+
+
+@functools.cache
+def _recording(on_sqlite: bool, asks: bool) -> _Ready:
+    """That the mail server took one letter."""
+    now, _ = _clock(asks)
+    recording = (
+        sa.update(messages)
+        .where(messages.c.id == sa.bindparam("letter"), messages.c.lease == sa.bindparam("held"))
+        .values(
+            state="sent",
+            reason=None,
+            sent_at=now,
+            reply=sa.bindparam("said"),
+            attempts=sa.bindparam("tries"),
+            lease=None,
+            crashes=0,
+        )
+    )
+    return _ready(recording.returning(_MET), on_sqlite)
+
+
+def _several(name: str, count: int) -> list[sa.BindParameter[Any]]:
+    return [sa.bindparam(f"{name}{number}") for number in range(count)]
+
+
+def _numbered(name: str, values: Iterable[str]) -> dict[str, str]:
+    return {f"{name}{number}": value for number, value in enumerate(values)}
+
+
 def sort_out(tx: Transaction, lane: sa.ColumnElement[bool]) -> None:
     """What dead workers left in `sending`: in doubt when the final dot may be out, else planned again."""
-    left = sa.and_(lane, messages.c.state == "sending", messages.c.next_at <= tx.now)
+    left = sa.and_(lane, in_hand(messages, ("sending",)), messages.c.next_at <= tx.now)
     # The lease stays on the row: its holder may be alive after all and know how it ended.
     tx.execute(
         sa.update(messages)
@@ -487,19 +665,23 @@ def suppression_reason(
     address_hashes: Sequence[str],
     purpose: Purpose,
 ) -> str | None:
-    scopes = ["all", f"group:{group}"] + (["promotional"] if purpose is Purpose.PROMOTIONAL else [])
     return tx.connection.scalar(
         sa.select(suppressions.c.reason)
         .where(
             suppressions.c.site == site,
             suppressions.c.subject.in_(all_subjects(member, address_hashes)),
-            suppressions.c.scope.in_(scopes),
+            suppressions.c.scope.in_(scopes_of(group, purpose)),
             suppressions.c.cause != "full",
             stands(tx),
         )
         .order_by(suppressions.c.scope)
         .limit(1)
     )
+
+
+def scopes_of(group: GroupId, purpose: Purpose) -> list[str]:
+    """Of the suppressions that end a letter of this group."""
+    return ["all", f"group:{group}"] + (["promotional"] if purpose is Purpose.PROMOTIONAL else [])
 
 
 def stands(tx: Transaction) -> sa.ColumnElement[bool]:
@@ -531,19 +713,12 @@ def _promotional_since(
     but: str = "",
 ) -> dict[MemberId, list[datetime]]:
     owner = {known: member for member, hashes in people.items() for known in hashes if known}
-    # Of one that is in doubt the end of its last lease, which is when it may have gone.
-    at = sa.func.coalesce(messages.c.sent_at, messages.c.next_at, type_=messages.c.sent_at.type)
+    at = _gone_at(messages.c)
     rows = tx.execute(
         sa.select(messages.c.member, messages.c.address_hash, at.label("at")).where(
             messages.c.site == site,
             sa.or_(messages.c.member.in_(list(people)), messages.c.address_hash.in_(list(owner))),
-            messages.c.purpose == str(Purpose.PROMOTIONAL),
-            sa.or_(
-                messages.c.state.in_(("sent", "in_doubt")),
-                sa.and_(messages.c.state == "sending", messages.c.marked),
-            ),
-            at > since,
-            messages.c.id != but,
+            *_may_have_gone(messages.c, since, but),
         )
     )
     found: dict[MemberId, list[datetime]] = {member: [] for member in people}
@@ -554,6 +729,25 @@ def _promotional_since(
     return found
 
 
+def _gone_at(columns: _Columns) -> sa.ColumnElement[Any]:
+    """Of one that is in doubt the end of its last lease, which is when it may have gone."""
+    return sa.func.coalesce(columns.sent_at, columns.next_at, type_=columns.sent_at.type)
+
+
+def _may_have_gone(columns: _Columns, since: Any, but: Any) -> list[sa.ColumnElement[bool]]:
+    """Promotional letters that went since then, or may have, other than this one."""
+    return [
+        columns.purpose == str(Purpose.PROMOTIONAL),
+        sa.or_(
+            columns.state == "sent",
+            columns.state == "in_doubt",
+            sa.and_(columns.state == "sending", columns.marked),
+        ),
+        _gone_at(columns) > since,
+        columns.id != but,
+    ]
+
+
 def _number(address_hash: str) -> int:
     """As PostgreSQL names a lock: a signed number of 64 bits."""
     return int.from_bytes(hashlib.sha256(address_hash.encode()).digest()[:8], "big", signed=True)
@@ -561,17 +755,27 @@ def _number(address_hash: str) -> int:
 
 def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequence[PlannedLetter]) -> None:
     """Write each letter once for its key. One that was only ever skipped may be planned anew: nobody got it."""
-    before = _planned_before(tx, site, event, letters)
-    for job in {letter.job for letter in letters if letter.job}:
+    plan_all_letters(tx, [(site, event, letter) for letter in letters])
+
+
+def plan_all_letters(tx: Transaction, planned: Sequence[tuple[SiteId, str | None, PlannedLetter]]) -> None:
+    """As plan_letters, of several events: each letter with its site and its event."""
+    if not planned:
+        return
+    before = _planned_before(tx, planned)
+    stopped: set[str] = set()
+    for job in sorted({letter.job for _, _, letter in planned if letter.job}):
         heeds = tx.connection.scalar(sa.select(jobs.c.later_group).where(jobs.c.id == job).with_for_update())
         if heeds is None:  # it was cancelled since this event was looked at
-            letters = [letter for letter in letters if letter.job != job]
+            stopped.add(job)
         else:
             _reopen(tx, job)
-    for letter in letters:
-        if letter.key not in before.get((letter.member, letter.automation), {letter.key}):
-            continue
-        values = {
+    rows = [
+        {
+            "id": uuid.uuid4().hex,
+            "site": site,
+            "key": letter.key,
+            "created_at": tx.now,
             "group_id": letter.group,
             "member": letter.member,
             "automation": letter.automation,
@@ -595,41 +799,52 @@ def plan_letters(tx: Transaction, site: SiteId, event: str | None, letters: Sequ
             "message_id": None,
             "reply": None,
         }
-        tx.execute(
-            tx.insert(messages)
-            .values(id=uuid.uuid4().hex, site=site, key=letter.key, created_at=tx.now, **values)
-            .on_conflict_do_update(
-                index_elements=[messages.c.site, messages.c.key],
-                set_=values,
-                where=sa.and_(
-                    messages.c.state == "skipped", sa.func.coalesce(messages.c.reply, "") != RELEASED
-                ),
-            )
-        )
+        for site, event, letter in planned
+        if letter.job not in stopped
+        and letter.key in before.get((site, event, letter.member, letter.automation), {letter.key})
+    ]
+    if not rows:
+        return
+    insert = tx.insert(messages)
+    once = ("id", "site", "key", "created_at")
+    tx.connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=[messages.c.site, messages.c.key],
+            set_={name: insert.excluded[name] for name in rows[0] if name not in once},
+            where=sa.and_(messages.c.state == "skipped", sa.func.coalesce(messages.c.reply, "") != RELEASED),
+        ),
+        # In one order for all processes: two that plan for the same people wait for each other, but not in a circle.
+        sorted(rows, key=lambda row: (row["site"], row["key"])),
+    )
 
 
 def _planned_before(
-    tx: Transaction, site: SiteId, event: str | None, letters: Sequence[PlannedLetter]
-) -> dict[tuple[str, str | None], set[str]]:
-    """What this event has led to before, by member and automation: the keys. A replay, or a second attempt, may be told
-    another date of joining by Wix, and so arrive at another key."""
+    tx: Transaction, planned: Sequence[tuple[SiteId, str | None, PlannedLetter]]
+) -> dict[tuple[str, str | None, str, str | None], set[str]]:
+    """What these events have led to before, by site, event, member and automation: the keys. A replay, or a second
+    attempt, may be told another date of joining by Wix, and so arrive at another key."""
     dated = [
-        letter
-        for letter in letters
-        if letter.automation and letter.key != letter_key(letter.group, letter.member, letter.automation)
+        (site, event, letter.member)
+        for site, event, letter in planned
+        if event is not None
+        and letter.automation
+        and letter.key != letter_key(letter.group, letter.member, letter.automation)
     ]
-    found: dict[tuple[str, str | None], set[str]] = defaultdict(set)
-    if dated and event is not None:
+    found: dict[tuple[str, str | None, str, str | None], set[str]] = defaultdict(set)
+    if dated:
+        sites, events, members = (set(column) for column in zip(*dated, strict=True))
         rows = tx.execute(
-            sa.select(messages.c.member, messages.c.automation, messages.c.key).where(
-                messages.c.site == site,
-                messages.c.member.in_({letter.member for letter in dated}),
-                messages.c.event == event,
+            sa.select(
+                messages.c.site, messages.c.event, messages.c.member, messages.c.automation, messages.c.key
+            ).where(
+                messages.c.site.in_(sites),
+                messages.c.member.in_(members),
+                messages.c.event.in_(events),
                 messages.c.state != "skipped",
             )
         )
         for row in rows:
-            found[row.member, row.automation].add(row.key)
+            found[row.site, row.event, row.member, row.automation].add(row.key)
     return found
 
 

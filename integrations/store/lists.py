@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from core.community import GroupId, MemberId
 from core.jobs import Job
 from integrations.store.database import Transaction
-from integrations.store.jobs import Item, read_items
+from integrations.store.jobs import NEVER, Item, read_items
 from integrations.store.tables import job_items, jobs
 
 INVITED = "only invited: their profile is private, so they have to accept first"
@@ -83,6 +83,7 @@ def wait_to_create(tx: Transaction, job: Job, settle_s: float) -> float:
         jobs.c.site == job.site,
         jobs.c.kind == job.kind,
         jobs.c.updated_at > since - timedelta(hours=1),
+        jobs.c.next_at < NEVER,  # an index: what is not over for long
     )
     # All of them in one order, so that of two jobs at the same moment one waits and sees the other's mark.
     rows = tx.execute(sa.select(jobs).where(*lately).order_by(jobs.c.id).with_for_update()).all()

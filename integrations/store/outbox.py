@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from core.community import GroupId, MemberId, SiteId
 from core.letters import WixCall, decision_key_prefix
@@ -26,6 +27,7 @@ from integrations.store.work import (
     any_due,
     claim,
     give_back,
+    in_state,
     let_go,
     renew,
     settle,
@@ -101,7 +103,7 @@ class Outbox:
             let_go(
                 tx,
                 outbox,
-                outbox.c.state.in_(_WAITING),
+                in_state(outbox, _WAITING),
                 lease=self._hand.lease,
                 attempts=outbox.c.attempts + 1,
             )
@@ -129,13 +131,29 @@ def owe_calls(
 ) -> None:
     """Write each call once for its key; with `again` one that ended is owed anew. A decision about a request that is
     decided already is left out."""
-    for call in calls:
-        if call.kind in DECISIONS and call.group is not None:
-            lock_requests(tx, site, [(call.group, call.member)])
-            rows = decisions_of(tx, site, call.group, call.member)
-            if deciding(rows, {call.key}, call.asked_at) is not None:
-                continue
-        values = {
+    owe_all_calls(tx, [(site, event, call) for call in calls], again=again)
+
+
+def owe_all_calls(
+    tx: Transaction, owed: Sequence[tuple[SiteId, str | None, WixCall]], *, again: bool = False
+) -> None:
+    """As owe_calls, of several events: each call with its site and its event."""
+    places = {
+        (site, call.group, call.member)
+        for site, _, call in owed
+        if call.kind in DECISIONS and call.group is not None
+    }
+    decided: dict[tuple[SiteId, GroupId, MemberId], list[sa.Row[Any]]] = {}
+    if places:
+        _lock(tx, places)
+        for row in _decisions(tx, places):
+            decided.setdefault((row.site, row.group_id, row.member), []).append(row)
+    rows = [
+        {
+            "id": uuid.uuid4().hex,
+            "site": site,
+            "key": call.key,
+            "created_at": tx.now,
             "kind": call.kind,
             "group_id": call.group or "",
             "member": call.member,
@@ -152,48 +170,62 @@ def owe_calls(
             "who": None,
             "finished_at": None,
         }
-        insert = tx.insert(outbox).values(
-            id=uuid.uuid4().hex, site=site, key=call.key, created_at=tx.now, **values
+        for site, event, call in owed
+        if call.group is None
+        or deciding(decided.get((site, call.group, call.member), ()), {call.key}, call.asked_at) is None
+    ]
+    if not rows:
+        return
+    insert = tx.insert(outbox)
+    key = [outbox.c.site, outbox.c.key]
+    once = ("id", "site", "key", "created_at")
+    tx.connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=key,
+            set_={name: insert.excluded[name] for name in rows[0] if name not in once},
+            where=outbox.c.state != "planned",
         )
-        if again:
-            insert = insert.on_conflict_do_update(
-                index_elements=[outbox.c.site, outbox.c.key],
-                set_=values,
-                where=outbox.c.state != "planned",
-            )
-        else:
-            insert = insert.on_conflict_do_nothing(index_elements=[outbox.c.site, outbox.c.key])
-        tx.execute(insert)
+        if again
+        else insert.on_conflict_do_nothing(index_elements=key),
+        sorted(rows, key=lambda row: (row["site"], row["key"])),
+    )
 
 
 def lock_requests(tx: Transaction, site: SiteId, places: Iterable[tuple[GroupId, MemberId]]) -> None:
     """Nobody else decides the requests of these people until this transaction ends."""
+    _lock(tx, ((site, *place) for place in places))
+
+
+def _lock(tx: Transaction, places: Iterable[tuple[SiteId, GroupId, MemberId]]) -> None:
     if tx.connection.dialect.name != "postgresql":
         return  # one transaction writes at a time
-    for place in sorted(set(places)):
-        digest = hashlib.sha256("\0".join(("decide", site, *place)).encode()).digest()
-        number = int.from_bytes(digest[:8], "big", signed=True)
-        tx.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+    digests = [
+        hashlib.sha256("\0".join(("decide", *place)).encode()).digest() for place in sorted(set(places))
+    ]
+    numbers = [int.from_bytes(digest[:8], "big", signed=True) for digest in digests]
+    each = sa.func.unnest(sa.cast(numbers, postgresql.ARRAY(sa.BigInteger))).column_valued("number")
+    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(each))).all()
 
 
 def decisions_of(tx: Transaction, site: SiteId, group: GroupId, member: MemberId) -> list[sa.Row[Any]]:
     """Every decision there is about requests of this person to this group, locked, oldest first."""
+    return _decisions(tx, {(site, group, member)})
+
+
+def _decisions(tx: Transaction, places: Collection[tuple[SiteId, GroupId, MemberId]]) -> list[sa.Row[Any]]:
     # After it comes a year. A bound that is no digit would sort before it where PostgreSQL does not sort by bytes.
-    key = decision_key_prefix(group, member)
-    return list(
-        tx.execute(
-            sa.select(outbox)
-            .where(
-                outbox.c.site == site,
-                outbox.c.key >= f"{key}0",
-                outbox.c.key < f"{key}9",
-                outbox.c.group_id == group,
-                outbox.c.member == member,
-            )
-            .order_by(outbox.c.key)
-            .with_for_update()
+    about = [
+        sa.and_(
+            outbox.c.site == site,
+            outbox.c.key >= f"{decision_key_prefix(group, member)}0",
+            outbox.c.key < f"{decision_key_prefix(group, member)}9",
+            outbox.c.group_id == group,
+            outbox.c.member == member,
         )
-    )
+        for site, group, member in sorted(places)
+    ]
+    query = sa.select(outbox).where(sa.or_(*about)).order_by(outbox.c.site, outbox.c.key)
+    return list(tx.execute(query.with_for_update()))
 
 
 def deciding(

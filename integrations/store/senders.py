@@ -9,6 +9,8 @@ late from before the pause says nothing new.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 
 PROBE = timedelta(minutes=1)
 """Who tries and is never heard of again holds up the next one for so long."""
+CALM_S = 1.0
+"""How long one look at the domains of a batch serves. A mark looks once more (`heeded`)."""
 
 
 class Senders:
@@ -38,6 +42,25 @@ class Senders:
         self._trials: dict[str, int] = {}
         """Domain: the number of pauses at the time when this process got through to try."""
         self._first_sent_at: datetime | None = None
+        self._calm: frozenset[str] = frozenset()
+        """Domains without a pause, until `_calm_until` by the monotonic clock."""
+        self._calm_until = 0.0
+
+    def look(self, domains: Collection[str]) -> None:
+        """One question for all of a batch: `paused` asks nothing for a moment where all is well."""
+        with self._database.read() as tx:
+            rows = self._read(tx, domains)
+        asked = {"", *domains}
+        self._calm = frozenset(asked - {row.domain for row in rows if row.paused_until is not None})
+        self._calm_until = time.monotonic() + CALM_S
+
+    def look_anew(self) -> None:
+        """What `look` saw is no longer so."""
+        self._calm_until = 0.0
+
+    def heeded(self, domain: str) -> list[str]:
+        """Whose pauses keep a letter to this domain from going at its last moment: not those that it is to try."""
+        return [name for name in ("", domain) if name not in self._trials]
 
     def paused(self, domain: str = "") -> Pause | None:
         """The pause that keeps letters to this domain from going, the whole sender's first; None: write.
@@ -47,15 +70,17 @@ class Senders:
         a leave of theirs that came to nothing is gone.
         """
         self._trials.clear()
+        if {"", domain} <= self._calm and time.monotonic() < self._calm_until:
+            return None
         with self._database.read() as tx:
-            rows = self._read(tx, domain)
+            rows = self._read(tx, [domain])
             over = [row for row in rows if row.paused_until is not None]
             if not over:
                 return None
             if pause := _running(over, tx.now):
                 return pause
         with self._database.begin() as tx:
-            rows = [row for row in self._read(tx, domain, lock=True) if row.paused_until is not None]
+            rows = [row for row in self._read(tx, [domain], lock=True) if row.paused_until is not None]
             if pause := _running(rows, tx.now):
                 return pause
             for row in rows:
@@ -157,7 +182,7 @@ class Senders:
         """When the first letter of this sender went out; None before it."""
         if self._first_sent_at is None:
             with self._database.read() as tx:
-                self._read(tx, "")
+                self._read(tx, [])
         return self._first_sent_at
 
     def all(self) -> list[sa.Row[Any]]:
@@ -165,9 +190,9 @@ class Senders:
         with self._database.read() as tx:
             return list(tx.execute(self._mine().order_by(senders.c.domain)))
 
-    def _read(self, tx: Transaction, domain: str, *, lock: bool = False) -> list[sa.Row[Any]]:
-        """The rows that matter for a letter to this domain, the whole sender's first."""
-        asked = {"", domain}
+    def _read(self, tx: Transaction, domains: Iterable[str], *, lock: bool = False) -> list[sa.Row[Any]]:
+        """The rows that matter for letters to these domains, the whole sender's first."""
+        asked = {"", *domains}
         query = self._mine(senders.c.domain.in_(asked)).order_by(senders.c.domain)
         rows = list(tx.execute(query.with_for_update() if lock else query))
         troubled = {row.domain for row in rows if row.failures or row.pauses or row.paused_until is not None}
@@ -181,6 +206,7 @@ class Senders:
         return sa.select(senders).where(senders.c.sender == self._sender, *where)
 
     def _count_failure(self, tx: Transaction, domain: str) -> sa.Row[Any]:
+        self.look_anew()
         new = {"sender": self._sender, "domain": domain, "failures": 1, "pauses": 0, "changed_at": tx.now}
         return tx.execute(
             tx.insert(senders)
@@ -244,6 +270,15 @@ def whole_sender_paused(tx: Transaction, sender: str) -> sa.ColumnElement[bool]:
     return sa.exists().where(
         senders.c.sender == sender, senders.c.domain == "", senders.c.paused_until > tx.now
     )
+
+
+def paused_reason(tx: Transaction, sender: str, domains: Collection[str]) -> str | None:
+    """Why nobody writes to these domains now, if so."""
+    query = sa.select(senders.c.reason).where(
+        senders.c.sender == sender, senders.c.domain.in_(domains), senders.c.paused_until > tx.now
+    )
+    row = tx.execute(query.order_by(senders.c.domain).limit(1)).first() if domains else None
+    return None if row is None else row.reason or "paused"
 
 
 def _running(rows: list[sa.Row[Any]], now: datetime) -> Pause | None:

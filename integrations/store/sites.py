@@ -55,12 +55,16 @@ class Sites:
             )
 
 
-def note_site(tx: Transaction, site: SiteId, at: datetime, state: str | None) -> bool:
-    """Every event makes its site known; only an installation or a removal changes its state, the newer one."""
-    insert = tx.insert(sites).values(site=site, state=state or "active", changed_at=at if state else _EPOCH)
-    if state is None:
-        tx.execute(insert.on_conflict_do_nothing())
-        return True
+def note_sites(tx: Transaction, found: Collection[SiteId]) -> None:
+    """Every event makes its site known."""
+    # In one order for all processes: whoever waits for another's new site does not do so in a circle.
+    rows = [{"site": site, "state": "active", "changed_at": _EPOCH} for site in sorted(set(found))]
+    tx.connection.execute(tx.insert(sites).on_conflict_do_nothing(), rows)
+
+
+def note_site(tx: Transaction, site: SiteId, at: datetime, state: str) -> bool:
+    """Only an installation or a removal changes a site's state; says whether it is the newest of them."""
+    insert = tx.insert(sites).values(site=site, state=state, changed_at=at)
     changed = tx.execute(
         insert.on_conflict_do_update(
             index_elements=[sites.c.site],

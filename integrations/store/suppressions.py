@@ -279,17 +279,25 @@ def forget_member(tx: Transaction, site: SiteId, member: MemberId) -> None:
     suppress(tx, site, f"member:{member}", "all", cause="forgotten", reason=FORGOTTEN)
 
 
-def blank_if_forgotten(tx: Transaction, site: SiteId, event: str, member: MemberId) -> None:
-    """An event that waited while its person was forgotten keeps nothing of them either."""
-    forgotten = sa.exists().where(
-        suppressions.c.site == site,
-        suppressions.c.subject == f"member:{member}",
-        suppressions.c.scope == "all",
-        suppressions.c.cause == "forgotten",
+def blank_if_forgotten(tx: Transaction, settled: Sequence[tuple[SiteId, str, MemberId]]) -> None:
+    """Events, given with the person each is about, that waited while their person was forgotten keep nothing of them
+    either."""
+    if not settled:
+        return
+    rows = tx.execute(
+        sa.select(suppressions.c.site, suppressions.c.subject).where(
+            suppressions.c.site.in_({site for site, _, _ in settled}),
+            suppressions.c.subject.in_({f"member:{member}" for _, _, member in settled}),
+            suppressions.c.scope == "all",
+            suppressions.c.cause == "forgotten",
+        )
     )
-    tx.execute(
-        sa.update(events).where(events.c.site == site, events.c.id == event, forgotten).values(payload="{}")
-    )
+    forgotten = {(row.site, row.subject) for row in rows}
+    for site, event, member in settled:
+        if (site, f"member:{member}") in forgotten:
+            tx.execute(
+                sa.update(events).where(events.c.site == site, events.c.id == event).values(payload="{}")
+            )
 
 
 def suppress(

@@ -7,6 +7,7 @@ due again was left by one that died.
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -54,8 +55,14 @@ def in_state(table: sa.Table, states: Sequence[str]) -> sa.ColumnElement[bool]:
     return table.c.state == spelt[0] if len(spelt) == 1 else table.c.state.in_(spelt)
 
 
+def in_hand(table: sa.Table, working: Sequence[str]) -> sa.ColumnElement[bool]:
+    """As the index of letters in hand has it."""
+    return sa.and_(in_state(table, working), table.c.crashes >= sa.literal_column("0"))
+
+
 def site_rests(tx: Transaction, table: sa.Table) -> sa.ColumnElement[bool]:
-    return sa.exists().where(sites.c.site == table.c.site, sites.c.rests_until > tx.now)
+    # PostgreSQL would make a join of EXISTS, and read and sort all that is due to take twenty of it.
+    return table.c.site.in_(sa.select(sites.c.site).where(sites.c.rests_until > tx.now))
 
 
 def claim(
@@ -112,25 +119,58 @@ def claim(
 
 def settle(tx: Transaction, table: sa.Table, row: sa.Row[Any], **values: Any) -> None:
     """Write the outcome of one claimed row and give the lease back. Raises LostLeaseError."""
-    same_row = [column == getattr(row, column.name) for column in table.primary_key.columns]
-    result = tx.execute(
-        sa.update(table)
-        .where(*same_row, table.c.lease == row.lease)
-        .values(**({"lease": None, "crashes": 0} | values))
+    settle_all(tx, table, [(row, values)])
+
+
+def settle_all(
+    tx: Transaction, table: sa.Table, outcomes: Sequence[tuple[sa.Row[Any], Mapping[str, Any]]]
+) -> None:
+    """As settle, of several rows that all have the same columns written. Raises LostLeaseError when somebody else has
+    one of them, and then none of it may be committed."""
+    if not outcomes:
+        return
+    written = [{"lease": None, "crashes": 0, **values} for _, values in outcomes]
+    statement = _write_held(table, tuple(written[0]))
+    result = tx.connection.execute(
+        statement,
+        [
+            _held(table, row) | {_NEW + name: value for name, value in values.items()}
+            for (row, _), values in zip(outcomes, written, strict=True)
+        ],
     )
-    if result.rowcount != 1:
+    if result.rowcount != len(outcomes):
         raise LostLeaseError(f"somebody else has this row of {table.name} now")
 
 
 def give_back(tx: Transaction, table: sa.Table, rows: Sequence[sa.Row[Any]], **values: Any) -> None:
     """What was claimed and not begun is due again at once, for anybody; rows that were lost meanwhile stay so."""
-    key = sa.tuple_(*table.primary_key.columns)
-    keys = [tuple(getattr(row, column.name) for column in table.primary_key.columns) for row in rows]
-    tx.execute(
+    if not rows:
+        return
+    written = {_NEW + name: value for name, value in {"lease": None, "next_at": tx.now, **values}.items()}
+    statement = _write_held(table, ("lease", "next_at", *values))
+    tx.connection.execute(statement, [_held(table, row) | written for row in rows])
+
+
+_HELD, _NEW = "held_", "new_"
+
+
+@functools.cache
+def _write_held(table: sa.Table, columns: tuple[str, ...]) -> sa.Update:
+    """Many parameter sets rather than one list of keys: each finds its row by the primary key (SQLite would read the
+    whole table for a list of pairs), and the statement is built once."""
+    return (
         sa.update(table)
-        .where(key.in_(keys), table.c.lease.in_({row.lease for row in rows}))
-        .values(lease=None, next_at=tx.now, **values)
+        .where(*(table.c[name] == sa.bindparam(_HELD + name) for name in (*_key(table), "lease")))
+        .values({name: sa.bindparam(_NEW + name, type_=table.c[name].type) for name in columns})
     )
+
+
+def _held(table: sa.Table, row: sa.Row[Any]) -> dict[str, Any]:
+    return {_HELD + name: getattr(row, name) for name in (*_key(table), "lease")}
+
+
+def _key(table: sa.Table) -> list[str]:
+    return [column.name for column in table.primary_key.columns]
 
 
 def let_go(
@@ -154,7 +194,7 @@ def renew(
     tx.execute(
         sa.update(table)
         .where(
-            table.c.state.in_(working),
+            in_hand(table, working),
             table.c.lease == lease,
             table.c.next_at > tx.now,
             table.c.next_at < until,

@@ -9,12 +9,13 @@ let go ("let go"), and the job waits for its letters ("wait"). Consent is read a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache, partial
 from typing import Any
 
-from core.community import Group, GroupId, MemberId, Membership, SiteId, Slice
+from core.community import Group, GroupId, MemberId, Membership, Slice
 from core.consent import Purpose
 from core.errors import ForbiddenError, NotFoundError, PermanentError, RetryableError
 from core.gate import Skip, decide
@@ -304,7 +305,7 @@ def _wait(job: Job, wix: WixPort, services: Services) -> Step:
 
 
 def later_joiners(
-    site: SiteId, group: Group, member: MemberId, services: Services
+    heeding: Iterable[Job], group: Group, member: MemberId, now: datetime
 ) -> tuple[PlannedLetter, ...]:
     """Letters of confirmed jobs that also write to whoever joins their group later."""
     return tuple(
@@ -316,11 +317,11 @@ def later_joiners(
             trigger=job.kind,
             purpose=_purpose(_params(job)),
             template=_params(job).email,
-            due_at=services.now(),
+            due_at=now,
             context={"group_name": group.name},
             job=job.id,
         )
-        for job in services.jobs.heeding(site, group.id)
+        for job in heeding
     )
 
 

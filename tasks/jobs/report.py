@@ -29,7 +29,6 @@ from core.letters import retry_delay_s
 from core.ports import WixPort
 from core.reports import Facts, make_report
 from integrations.email.message import wire_address
-from integrations.reports.mail import build_report_letter
 from integrations.store.database import Transaction
 from integrations.store.group_days import settle_listed
 from integrations.store.jobs import Item, Step, write_items
@@ -172,6 +171,8 @@ def _send(job: Job, copy: Item, to: str, services: Services) -> Step:
     head = services.letterhead
     key = f"{job.site}/report/{job.id}/{copy.number}"
     result = services.jobs.get(job.id).result
+    from integrations.reports.mail import build_report_letter  # noqa: PLC0415 (draws: a tenth of a worker's start)
+
     letter = build_report_letter(result, sender=head.email_from, to=address, key=key, date=services.now())
 
     def about_to_commit() -> None:

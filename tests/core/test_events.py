@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from core import events
 from core.community import SiteId
@@ -160,6 +162,85 @@ def test_what_is_no_json_object_is_malformed(text: str) -> None:
 def test_json_made_to_hurt_is_malformed(text: str) -> None:
     with pytest.raises(MalformedEventError):
         parse_object(text, "x")
+
+
+def as_python_reads(text: str) -> str | None:
+    try:
+        read = events._STRICT_JSON.decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return repr(read) if isinstance(read, dict) else None
+
+
+def as_we_read(text: str) -> str | None:
+    try:
+        return repr(parse_object(text, "x"))
+    except MalformedEventError:
+        return None
+
+
+NUMBERS = st.from_regex(r"-?[0-9]{1,40}(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,4})?", fullmatch=True)
+STRINGS = st.lists(
+    st.sampled_from(
+        [
+            "a",
+            "é",
+            "\U0001f600",
+            "\x7f",
+            "\u2028",
+            '\\"',
+            "\\\\",
+            "\\/",
+            "\\n",
+            "\\u00e9",
+            "\\u0000",
+            "\\ud800",
+        ]
+    )
+    | st.sampled_from(["\\ud83d\\ude00", "\\udc00", "\ud800", "\t", "\0", "\\x", "\\u12", "\\"]),
+    max_size=6,
+).map(lambda letters: f'"{"".join(letters)}"')
+BITS = (
+    NUMBERS
+    | STRINGS
+    | st.sampled_from(["null", "true", "false", "NaN", "-Infinity", "tru", "01", "-", ".5", ""])
+)
+TEXTS = st.recursive(
+    BITS,
+    lambda inner: (
+        st.lists(inner, max_size=4).map(lambda some: "[" + ",".join(some) + "]")
+        | st.lists(st.tuples(STRINGS, inner), max_size=4).map(
+            lambda some: "{" + ", ".join(f"{name}: {value}" for name, value in some) + "}"
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=1500)
+@given(TEXTS, st.sampled_from(["", " ", "\n\t\r", "\ufeff", "\x0b", "\xa0", "x", ","]))
+@example('{"a": 1, "a": 2}', "")
+@example('{"a": 1e400, "b": -0, "c": -0.0, "d": 1E5, "e": 0.1, "f": 1e-400}', "")
+@example('{"a": 9223372036854775808, "b": 18446744073709551616, "c": -9223372036854775809}', "")
+@example('{"a": ' + "9" * 4300 + "}", "")
+@example('{"a": ' + "9" * 4301 + "}", "")
+@example('{"a": ' + "[" * 400 + "]" * 400 + "}", "")
+@example('{"\\ud800": "\ud800"}', "")
+@example('{"a": 1,}', "")
+def test_the_quick_reader_reads_what_pythons_reads_and_refuses_what_it_refuses(
+    text: str, around: str
+) -> None:
+    for whole in (text, f'{{"x": {text}}}', around + text + around):
+        assert as_we_read(whole) == as_python_reads(whole)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_damaged_text_is_read_by_both_or_by_neither(data: st.DataObject) -> None:
+    text = json.dumps({"id": "e-1", "n": [1, -2.5e3, None, True], "ö": {"a": "\u2028\\", "b": "x" * 40}})
+    place = data.draw(st.integers(0, len(text) - 1))
+    changed = text[:place] + data.draw(st.text(max_size=2)) + text[place + data.draw(st.integers(0, 2)) :]
+    assert as_we_read(changed) == as_python_reads(changed)
 
 
 PERSON = {"groupId": "g1", "groupMember": {"memberId": "m1", "role": {"value": "ADMIN"}}}

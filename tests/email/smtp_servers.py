@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from cryptography import x509
@@ -33,6 +33,14 @@ class MailServer:
     port: int = 0
     heard: bytearray = field(default_factory=bytearray, repr=False)
     """Every octet that clients said, TLS taken off."""
+    takes_all_at_once: ClassVar[bool] = True
+    """PIPELINING (RFC 2920)."""
+
+    async def handle_EHLO(
+        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        session.host_name = hostname
+        return [*responses[:-1], *(["250-PIPELINING"] if self.takes_all_at_once else []), responses[-1]]
 
     def _next(self, command: str) -> str | None:
         waiting = self.replies.get(command, [])
@@ -129,6 +137,16 @@ class Conversation:
 
     def hear(self) -> bytes:
         return self._lines.readline()
+
+    def open_at_once(self, *answers: str) -> None:
+        """Greeting to DATA, all of which is heard before any of it is answered."""
+        self.say("220 mx.example.com")
+        self.hear()
+        self.say("250-mx.example.com")
+        self.say("250 PIPELINING")
+        assert [self.hear()[:4] for _ in range(3)] == [b"MAIL", b"RCPT", b"DATA"]
+        for answer in answers:
+            self.say(answer)
 
     def open(self) -> None:
         """Greeting to DATA, politely."""

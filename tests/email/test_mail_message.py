@@ -27,7 +27,7 @@ from integrations.email.message import (
     wire_address,
 )
 from integrations.email.render import Content, Renderer
-from integrations.email.transport import SmtpMail
+from integrations.email.transport import SmtpMail, _body
 from integrations.email.url import parse_email_url
 from tests.house import cleared
 
@@ -402,3 +402,16 @@ def test_a_message_id_is_one_for_each_key(one: str, other: str) -> None:
 
 def test_a_message_id_hides_the_key() -> None:
     assert "member-1" not in message_id_for("welcome:member-1", "example.org")
+
+
+@given(st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b".", b"a"]), max_size=12).map(b"".join))
+def test_every_line_ends_in_crlf_and_every_leading_dot_is_doubled(letter: bytes) -> None:
+    body = _body(letter)
+    assert body.endswith(b"\r\n")
+    lines = body.split(b"\r\n")[:-1]
+    assert not any(b"\r" in line or b"\n" in line for line in lines)
+    said = re.split(rb"\r\n|\r|\n", letter)
+    assert lines == [
+        b"." + line if line.startswith(b".") else line
+        for line in (said if said[-1] or len(said) == 1 else said[:-1])
+    ]

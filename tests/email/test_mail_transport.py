@@ -24,6 +24,11 @@ ANA = "ana@example.com"
 LETTER = b"Subject: hello\r\n\r\nHello Ana\r\n"
 
 
+@pytest.fixture(autouse=True, params=[True, False], ids=["at once", "one by one"])
+def _manner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MailServer, "takes_all_at_once", request.param)
+
+
 def nothing() -> None:
     pass
 
@@ -193,6 +198,79 @@ def test_without_such_a_server_the_refusal_is_final_explained_and_no_fault_of_th
         send(mail)
         mail.close()
     assert len(server.letters) == 1
+
+
+# MAIL, RCPT and DATA at once (RFC 2920)
+
+
+def test_where_the_server_takes_it_all_is_said_before_any_answer() -> None:
+    def listens(talk: Conversation) -> None:
+        talk.open_at_once("250 ok", "250 ok", "354 go on")
+        assert talk.hear_letter() == [LETTER[:16], b"\r\n", b"Hello Ana\r\n"]
+        talk.say("250 taken")
+
+    with scripted_server(listens) as port:
+        assert send(smtp_to(port)) == "250 taken"
+
+
+def test_a_server_that_waits_for_a_letter_for_nobody_gets_none() -> None:
+    """It refused the reader and takes DATA all the same: a final dot could be an empty letter."""
+    heard: list[list[bytes]] = []
+
+    def is_confused(talk: Conversation) -> None:
+        talk.open_at_once("250 ok", "550 5.1.1 unknown", "354 go on")
+        heard.append(talk.hear_letter())
+
+    def works(talk: Conversation) -> None:
+        talk.open_at_once("250 ok", "250 ok", "354 go on")
+        talk.hear_letter()
+        talk.say("250 second")
+
+    with scripted_server(is_confused, works) as port:
+        mail = smtp_to(port)
+        with pytest.raises(MailRefusedError, match="RCPT") as failure:
+            send(mail)
+        assert failure.value.address_is_dead
+        assert send(mail) == "250 second"
+    assert heard == [[]]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ("550 5.7.1 not from you", "503 no sender", "503 no reader"),
+        ("250 ok", "550 5.1.1 unknown", "554 no valid recipients"),
+        ("250 ok", "250 ok", "554 5.3.0 no"),
+    ],
+)
+def test_after_a_refusal_every_answer_is_heard_and_the_connection_serves_on(answers: tuple[str, ...]) -> None:
+    def refuses_once(talk: Conversation) -> None:
+        talk.open_at_once(*answers)
+        assert talk.hear() == b"RSET\r\n"
+        talk.say("250 flushed")
+        assert [talk.hear()[:4] for _ in range(3)] == [b"MAIL", b"RCPT", b"DATA"]
+        for answer in ("250 ok", "250 ok", "354 go on"):
+            talk.say(answer)
+        talk.hear_letter()
+        talk.say("250 the second letter")
+
+    refused = next(answer for answer in answers if answer.startswith("55"))
+    with scripted_server(refuses_once) as port:
+        mail = smtp_to(port)
+        with pytest.raises(MailRefusedError, match=refused[:3]):
+            send(mail)
+        assert send(mail) == "250 the second letter"
+
+
+@pytest.mark.parametrize("said", [("421 4.3.2 closing",), ("250 ok", "421 4.3.2 closing"), ("250 ok",), ()])
+def test_a_server_that_leaves_in_the_middle_defers_the_letter(said: tuple[str, ...]) -> None:
+    marks: list[str] = []
+    with (
+        scripted_server(lambda talk: talk.open_at_once(*said)) as port,
+        pytest.raises(MailDeferredError),
+    ):
+        smtp_to(port).send(cleared(ANA), SENDER, LETTER, lambda: marks.append("marked"))
+    assert marks == []
 
 
 # Refusals and deferrals
