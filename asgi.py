@@ -7,6 +7,7 @@ import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
@@ -15,22 +16,17 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.responses import RedirectResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
 
-from admin.api import Limiter, admin_api
-from admin.console.app import console
-from admin.console.entrance import Keys
-from admin.office import Office
-from admin.processes import TEMPLATES, letterhead, open_wix, read_file, return_paths
-from admin.trial import open_trials
+from admin.processes import letterhead, return_paths
+from admin.rooms import Rooms
 from config.settings import Settings
 from core.community import GroupId
-from core.consent import Sender
 from core.errors import JournalUnavailableError
 from integrations.email.render import Renderer
 from integrations.email.unsubscribe import TRIAL, AddressHashes, UnsubscribeClaim, UnsubscribeTokens
 from integrations.shared import open_redis
-from integrations.store.book import Book
 from integrations.store.database import Database, open_database
 from integrations.store.heartbeats import Heartbeats
 from integrations.store.inbox import Inbox
@@ -38,14 +34,14 @@ from integrations.store.journal import Journal
 from integrations.store.returns import Returns
 from integrations.store.senders import Senders
 from integrations.store.suppressions import Suppressions
-from integrations.store.tables import events, messages, outbox, senders, watches
-from integrations.store.work import count_by_state
+from integrations.store.tables import senders, watches
+from integrations.store.tally import Tally
 from tasks.app import create_app as create_celery_app
 from tasks.app import ring
 from tasks.doorbell import Doorbell
 from tasks.inbound import Mailroom
 from tasks.routes import ROUTES
-from webhooks.endpoint import webhook_routes
+from webhooks.endpoint import PATH, Door
 from webhooks.health import health_routes
 from webhooks.inbound import inbound_routes
 from webhooks.unsubscribe import unsubscribe_routes
@@ -54,13 +50,26 @@ from webhooks.verify import Verifier, load_public_key
 WORKER_SILENT_AFTER_S = 30.0
 COUNTED_EVERY_S = 15.0
 DESK_WAITS_S = 5.0
-PAGE_WAITS_S = 4.0
-"""For one answer of Wix: somebody looks at an empty window meanwhile."""
 
 
-def create_app(settings: Settings) -> Starlette:
-    """The web process for settings that were checked. Looks at the database once, and raises ConfigError when its
-    tables are not those of this release; every other connection is opened when it is needed."""
+class _Web(Starlette):
+    """A delivery goes past routing and middleware, which cost as much as checking its signature."""
+
+    def __init__(self, door: Door, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+            await self._door(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings, renderer: Renderer | None = None) -> Starlette:
+    """The web process for settings that were checked; `renderer` as the check has left it. Looks at the database once,
+    and raises ConfigError when its tables are not those of this release; every other connection is opened when it is
+    needed."""
     # Wix waits 1.25 s: a lock that is held longer than a second is answered with 503.
     database = open_database(settings.database, timeout_s=1.0)
     # People wait longer, and however many do, they take no connection from the door.
@@ -92,49 +101,30 @@ def create_app(settings: Settings) -> Starlette:
         inbound = inbound_routes(settings.admin_token.get_secret_value(), mailroom.take_in)
 
     redis = open_redis(settings.redis)
-    wix = open_wix(settings, redis, call_s=PAGE_WAITS_S)
-    renderer = Renderer(TEMPLATES)
-    office = Office.over(
-        desk,
-        Journal(desk, listened=ROUTES),
-        doorbell.ring,
-        wix=wix.for_bulk(),  # a page that waits for Wix takes no live event's room
-        book=Book(desk, read_file(settings), renderer.names()),
-        renderer=renderer,
-        hashes=hashes,
-        trial=open_trials(settings, renderer, Suppressions(desk)),
-        calls_per_minute=settings.wix_calls_per_minute,
-        sender=Sender(has_postal_address=bool(settings.email_postal_address)),
-    )
-
-    limiter = Limiter(redis)
-    console_keys = Keys(
-        settings.admin_token.get_secret_value(),
-        settings.wix_app_secret.get_secret_value(),
-        tuple(settings.secret_keys),
-        settings.public_url,
-        settings.wix_api_url,
-    )
+    rooms = Rooms(settings, desk, redis, hashes, doorbell.ring, renderer)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        rooms.open_soon()
         yield
         inbox.close()
         doorbell.close()
-        wix.close()
+        rooms.close()
         redis.close()
         database.close()
         desk.close()
 
-    app = Starlette(
+    door = Door(Verifier(keys, hash_address=hashes.of), inbox, registry)
+    app = _Web(
+        door,
         routes=[
-            *webhook_routes(Verifier(keys, hash_address=hashes.of), inbox, registry),
+            Route(PATH, door, methods=["POST"]),
             *unsubscribe_routes(tokens.read, unsubscribe),
             *inbound,
             *health_routes(_checks(settings, database, celery.connection_for_write), registry),
-            admin_api(settings.admin_token.get_secret_value(), office, limiter),
+            Mount("/api", rooms.behind("api")),
             Route("/admin", lambda _request: RedirectResponse("/admin/", 308), methods=["GET"]),
-            console(console_keys, office, limiter),
+            Mount("/admin", rooms.behind("console")),
         ],
         lifespan=lifespan,
     )
@@ -184,7 +174,6 @@ def _checks(
 
 
 _NUMBERS = (
-    ("usher_events_found", "Events that the sweep over Wix's lists found", events.c.found),
     ("usher_quiet_sites", "Sites whose webhooks used to come and do not", watches.c.quiet_at.is_not(None)),
     (
         "usher_paused_senders",
@@ -194,12 +183,16 @@ _NUMBERS = (
 )
 
 
+_FOUND = ("usher_events_found", "Events that the sweep over Wix's lists found")
+
+
 class _Rows(Collector):
     """Totals counted from the rows: they cannot drift, whoever did the work. Anybody may ask, so not at each ask."""
 
     def __init__(self, database: Database, doorbell: Doorbell) -> None:
         self._database = database
         self._doorbell = doorbell
+        self._tally = Tally(database)
         self._lock = threading.Lock()
         self._counted: dict[str, dict[str, int]] = {}
         self._numbers: dict[tuple[str, str], int] = {}
@@ -223,14 +216,16 @@ class _Rows(Collector):
         with self._lock:
             if time.monotonic() >= self._count_again_at:
                 self._counted, self._numbers = {}, {}
-                with contextlib.suppress(JournalUnavailableError), self._database.read() as tx:
-                    self._counted = {
-                        table.name: count_by_state(tx, table) for table in (events, messages, outbox)
-                    }
-                    self._numbers = {
-                        (name, what): tx.connection.scalar(sa.select(sa.func.count()).where(condition)) or 0
-                        for name, what, condition in _NUMBERS
-                    }
+                with contextlib.suppress(JournalUnavailableError):
+                    self._counted = self._tally.ask()
+                    with self._database.read() as tx:
+                        self._numbers = {
+                            (name, what): tx.connection.scalar(sa.select(sa.func.count()).where(condition))
+                            or 0
+                            for name, what, condition in _NUMBERS
+                        }
+                    if self._tally.found is not None:
+                        self._numbers[_FOUND] = self._tally.found
                 self._count_again_at = time.monotonic() + COUNTED_EVERY_S
             return self._counted
 

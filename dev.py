@@ -24,7 +24,7 @@ USAGE = """usage: python3 dev.py TASK [arguments]
   lint      format, lint, types, import contracts
   check     lint, then test
   chaos     hurt everything at once; nothing may be lost or go out twice (--soak MINUTES, --letters, --jobs, --seed N)
-  bench     the measurements of benchmarks/
+  bench     the measurements of benchmarks/, and a table of what holds (names run some; --list, --quick)
   usher …   any usher command
 """
 LINT = (
@@ -56,7 +56,8 @@ def install(*, development: bool, extras: tuple[str, ...] = ()) -> None:
         ).returncode:
             pip = [str(PYTHON), "-m", "pip"]
         run([*pip, "install", "--quiet", "--disable-pip-version-check", f"uv=={UV_VERSION}"])
-    groups = ["--all-groups", "--all-extras"] if development else ["--no-dev"]
+    # Compiled now, in seconds on all cores, or the first start would do it while somebody waits.
+    groups = ["--all-groups", "--all-extras"] if development else ["--no-dev", "--compile-bytecode"]
     groups += [f"--extra={extra}" for extra in extras]
     env = {**os.environ, "VIRTUAL_ENV": str(VENV), "UV_PROJECT_ENVIRONMENT": str(VENV)}
     # --inexact, or uv would remove itself from the environment it lives in.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import signal
@@ -18,6 +19,9 @@ from tasks.services import Services
 
 log = logging.getLogger(__name__)
 
+GIVE_WAY_AFTER_S = 0.0005
+"""The thread that commits needs Python's lock a few times for each commit; by default it waits 5 ms each time while the
+loop is busy."""
 CUT_SHORT_AFTER_S = 13.0
 """Longer than most turns; with LET_GO_WITHIN_S it is shorter than what the supervisor (17 s) or a platform gives."""
 LET_GO_WITHIN_S = 2.0
@@ -34,8 +38,11 @@ def serve_web() -> None:
         find_port(checked.settings.port)
     set_up_logging("web")
     end_with_parent()
+    app = create_app(checked.settings, checked.renderer)
+    _be_in_place()
+    sys.setswitchinterval(GIVE_WAY_AFTER_S)
     uvicorn.run(
-        create_app(checked.settings),
+        app,
         host="0.0.0.0",  # noqa: S104 (the platform's router comes from outside)
         port=checked.settings.port,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
@@ -115,6 +122,7 @@ def serve_worker(concurrency: int) -> None:
 
     worker_shutting_down.connect(shut_down, weak=False)
     add_tasks(celery, build)
+    _be_in_place()  # before the fork: what no collection touches, parent and children share
     celery.worker_main(
         [
             "--quiet",
@@ -161,10 +169,17 @@ def serve_beat() -> None:
         scheduling = threading.Thread(target=Schedule(services).look_until, args=(stop,), daemon=True)
         scheduling.start()
         doorbell = Doorbell(functools.partial(ring, celery))
+        _be_in_place()
         Sweeper(services, doorbell.ring_and_hear).look_until(stop)
         doorbell.close()
         comparing.join()
         scheduling.join()
+
+
+def _be_in_place() -> None:
+    """What is there now stays: no collection need look at it while somebody waits."""
+    gc.freeze()
+    gc.enable()
 
 
 def _end_soon(event: str, cut_short: Callable[[], None]) -> None:

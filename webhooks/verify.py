@@ -7,7 +7,6 @@ known to be right, except the header's first segment.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import math
@@ -15,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -80,7 +79,7 @@ class Verifier:
         hash_address: Callable[[str], Sequence[str]] = lambda _: (),
         leeway_s: float = 60,
     ) -> None:
-        self._keys = tuple(keys)
+        self._keys = tuple((key, (key.key_size + 7) // 8) for key in keys)
         self._hash_address = hash_address
         self._leeway_s = leeway_s
         self._accepted_headers: set[bytes] = set()
@@ -92,50 +91,52 @@ class Verifier:
         ExpiredTokenError when it is only too old, MalformedEventError when it is signed but no delivery.
         """
         token = body.strip()
-        parts = token.split(b".", 3)
-        if len(parts) != 3:
+        header_end, payload_end = token.find(b"."), token.rfind(b".")
+        if header_end == payload_end or token.find(b".", header_end + 1) != payload_end:
             raise InvalidSignatureError("not a compact token of three parts")
-        header, payload, signature = parts
-        if max(len(header), len(signature)) > _LONGEST_SEGMENT_BYTES:
+        if max(header_end, len(token) - payload_end - 1) > _LONGEST_SEGMENT_BYTES:
             raise InvalidSignatureError("header or signature is too long")
+        header = token[:header_end]
         is_new = header not in self._accepted_headers
         if is_new:
             _check_header(header)
-        self._check_signature(token[: -len(signature) - 1], _decode(signature))
+        self._check_signature(memoryview(token)[:payload_end], _decode(token[payload_end + 1 :]))
         if is_new:  # remembered only now, so that nobody but Wix can fill the memory
             if len(self._accepted_headers) >= _REMEMBERED_HEADERS:
                 self._accepted_headers.clear()
             self._accepted_headers.add(header)
         try:
-            claims = parse_object(_decode(payload).decode(), "the claims")
+            claims = parse_object(_decode(token[header_end + 1 : payload_end]).decode(), "the claims")
         except UnicodeDecodeError as exc:
             raise MalformedEventError("the claims are not UTF-8") from exc
         self._check_time(claims, now.timestamp())
         return open_delivery(claims, now, self._hash_address)
 
-    def _check_signature(self, signed: bytes, signature: bytes) -> None:
-        digest: bytes | None = None
-        for key in self._keys:
-            if len(signature) != (key.key_size + 7) // 8:
-                continue  # cannot be right, and a long body need not be hashed to know it
-            digest = digest or hashlib.sha256(signed).digest()
+    def _check_signature(self, signed: memoryview, signature: bytes) -> None:
+        """What a key makes of the signature is the digest that was signed: only then is a long body worth hashing."""
+        for key, length in self._keys:
+            if len(signature) != length:
+                continue
             try:
-                key.verify(signature, digest, _PADDING, _HASHED)
+                digest = key.recover_data_from_signature(signature, _PADDING, _HASH)
             except InvalidSignature:
                 continue
-            return
+            if digest == hashlib.sha256(signed).digest():
+                return
         raise InvalidSignatureError("no key fits the signature")
 
     def _check_time(self, claims: Mapping[str, Any], now_s: float) -> None:
-        expires, not_before, _any_time = (_seconds(claims, name) for name in ("exp", "nbf", "iat"))
-        if not_before is not None and not_before > now_s + self._leeway_s:
+        for name in ("exp", "nbf", "iat"):
+            if name in claims and not _is_time(claims[name]):
+                raise InvalidSignatureError(f"{name} is not a time")
+        if claims.get("nbf", now_s) > now_s + self._leeway_s:
             raise InvalidSignatureError("not valid yet")
-        if expires is not None and expires <= now_s - self._leeway_s:
+        if claims.get("exp", math.inf) <= now_s - self._leeway_s:
             raise ExpiredTokenError("expired")
 
 
 _PADDING = PKCS1v15()
-_HASHED = Prehashed(SHA256())
+_HASH = SHA256()
 
 
 def _check_header(segment: bytes) -> None:
@@ -150,22 +151,24 @@ def _check_header(segment: bytes) -> None:
         raise InvalidSignatureError("the header asks for an extension")
 
 
+# What plain base64 has in these places, and what would mean something in a JSON text, is as foreign as any "!".
+_FROM_URL = bytes.maketrans(b'-_+/="\\', b"+/!!!!!")
+_ENDS = {2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}  # by what remains of a division by four
+_PADDING_OF = {0: b'"', 2: b'=="', 3: b'="'}
+_BASE64 = msgspec.json.Decoder(bytes)  # as strict as binascii, in half the time
+
+
 def _decode(segment: bytes) -> bytes:
     """Decode base64url as RFC 7515 has it: no padding, no foreign characters, no loose bits at the end."""
-    try:
-        decoded = base64.urlsafe_b64decode(segment + b"==")
-    except binascii.Error as exc:
-        raise InvalidSignatureError("not base64url") from exc
-    if base64.urlsafe_b64encode(decoded).rstrip(b"=") != segment:
+    left = len(segment) % 4
+    if left == 1 or (left and segment[-1] not in _ENDS[left]):
         raise InvalidSignatureError("not canonical base64url")
-    return decoded
+    try:
+        return _BASE64.decode(b'"' + segment.translate(_FROM_URL) + _PADDING_OF[left])
+    except ValueError as exc:
+        raise InvalidSignatureError("not base64url") from exc
 
 
-def _seconds(claims: Mapping[str, Any], name: str) -> float | None:
-    """A time claim, None when absent; anything but a finite number is refused, as the SDK does."""
-    if name not in claims:
-        return None
-    value = claims[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or value in (math.inf, -math.inf):
-        raise InvalidSignatureError(f"{name} is not a time")
-    return value
+def _is_time(value: object) -> bool:
+    """Anything but a finite number is refused, as the SDK does."""
+    return type(value) is int or (type(value) is float and math.isfinite(value))

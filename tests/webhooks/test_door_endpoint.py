@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import hmac
@@ -12,15 +13,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import httpx
 import jwt
 import pytest
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.routing import Route
 
+from asgi import _Web
 from core import events
-from core.errors import JournalUnavailableError
+from core.errors import (
+    BodyTooLargeError,
+    ExpiredTokenError,
+    InvalidSignatureError,
+    JournalUnavailableError,
+    MalformedEventError,
+)
 from core.events import read_details
 from tests.webhooks.wix_signing import (
     EXAMPLES,
@@ -38,7 +48,8 @@ from tests.webhooks.wix_signing import (
     pem,
     sign,
 )
-from webhooks.endpoint import MAX_BODY_BYTES
+from webhooks.endpoint import _OUTCOMES, MAX_BODY_BYTES, PATH, BodyTooSlowError, Door, _outcome_of
+from webhooks.verify import Verifier
 
 YOGA = "5d0c3f0a-8f0e-4e0a-9b53-1f7a3a1e2c41"
 RUNNERS = "9e2b7c64-1c5d-4f7a-a1c8-7d4b0e6f3a52"
@@ -464,6 +475,81 @@ def test_one_byte_more_than_a_mebibyte_is_too_large() -> None:
     body = GOOD + b" " * (MAX_BODY_BYTES + 1 - len(GOOD))
     answer = deliver(a_door(journal), body)
     assert (answer.status_code, answer.content, journal.accepted) == (413, b"", [])
+
+
+ANSWERED = {
+    "a delivery": ("POST", "/webhooks/wix", GOOD),
+    "with a query": ("POST", "/webhooks/wix?a=/b", GOOD),
+    "forged": ("POST", "/webhooks/wix", GOOD[:-4]),
+    "malformed": ("POST", "/webhooks/wix", sign(b"{}")),
+    "too large": ("POST", "/webhooks/wix", b" " * (MAX_BODY_BYTES + 1)),
+    "another method": ("PUT", "/webhooks/wix", GOOD),
+    "no method of HTTP": ("BREW", "/webhooks/wix", GOOD),
+    "a look": ("HEAD", "/webhooks/wix", b""),
+    "with a slash": ("POST", "/webhooks/wix/", GOOD),
+    "with a slash before": ("POST", "//webhooks/wix", GOOD),
+    "escaped": ("POST", "/webhooks/%77ix", GOOD),
+    "in capitals": ("POST", "/Webhooks/Wix", GOOD),
+    "somewhere else": ("POST", "/", GOOD),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_past_the_router_a_delivery_gets_the_answer_it_gets_through_it(name: str) -> None:
+    method, path, body = ANSWERED[name]
+    answers = []
+    for way in (a_door, a_web):
+        journal = FakeJournal()
+        answer = ask(way(journal), method, path, content=body)
+        answers.append((answer.status_code, answer.content, answer.headers.raw, len(journal.accepted)))
+    assert answers[0] == answers[1]
+
+
+def a_web(journal: FakeJournal) -> Starlette:
+    door = Door(Verifier([WIX_KEY.public_key()]), journal, CollectorRegistry())
+    return _Web(door, routes=[Route(PATH, door, methods=["POST"])])
+
+
+@pytest.mark.parametrize("way", [a_door, a_web])
+def test_a_defect_of_ours_is_answered_and_shown(
+    way: Callable[[FakeJournal], Starlette], caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(way(FakeJournal(ZeroDivisionError("a defect")))) as address:
+        assert talk(address, head(f"Content-Length: {len(GOOD)}"), GOOD) == 500
+    [shown] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert shown.exc_info is not None
+    assert shown.exc_info[0] is ZeroDivisionError
+
+
+def test_every_refusal_has_the_status_of_its_error() -> None:
+    refusals = (
+        BodyTooLargeError,
+        BodyTooSlowError,
+        ExpiredTokenError,
+        InvalidSignatureError,
+        MalformedEventError,
+    )
+    assert [_OUTCOMES[_outcome_of(error())]["status"] for error in refusals] == [
+        error.status_code for error in refusals
+    ]
+
+
+def test_each_accepted_delivery_of_one_commit_has_its_own_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    app = a_door(FakeJournal())
+
+    async def together() -> None:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app), base_url="http://usher.example"
+        ) as client:
+            await asyncio.gather(
+                *(client.post("/webhooks/wix", content=delivery({"id": f"e-{n}"})) for n in range(20))
+            )
+
+    asyncio.run(together())
+    told = [vars(record) for record in caplog.records if record.getMessage() == "webhook.accepted"]
+    assert sorted(record["event_id"] for record in told) == sorted(f"e-{n}" for n in range(20))
+    assert {record["outcome"] for record in told} == {"new"}
 
 
 def counted(registry: CollectorRegistry) -> dict[str, float]:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
 from datetime import UTC, datetime
 from typing import Any
 
 import jwt
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -15,7 +20,7 @@ from hypothesis import strategies as st
 from core.errors import ExpiredTokenError, InvalidSignatureError, MalformedEventError, WebhookError
 from core.events import MEMBER_ADDED
 from tests.webhooks.wix_signing import NEXT_KEY, STRANGERS_KEY, WIX_KEY, b64, claims, delivery, pem, sign
-from webhooks.verify import Verifier, load_public_key
+from webhooks.verify import Verifier, _decode, load_public_key
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 NOW_S = int(NOW.timestamp())
@@ -372,6 +377,154 @@ def test_whatever_lies_inside_is_an_event_or_one_of_our_errors(data: object, iss
 def test_unsigned_bytes_are_never_believed_and_never_a_crash(body: bytes) -> None:
     with pytest.raises(InvalidSignatureError):
         a_verifier().verify(body, NOW)
+
+
+# A signature is opened and its digest compared; the library's own `verify` has to say the same of whatever it holds.
+
+DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
+SIGNED = VALID.rpartition(b".")[0]
+DIGEST = hashlib.sha256(SIGNED).digest()
+
+
+def signature_of(block: bytes) -> bytes:
+    """What opens to this block, right or wrong."""
+    secret = WIX_KEY.private_numbers()
+    number = pow(int.from_bytes(block), secret.d, secret.public_numbers.n)
+    return number.to_bytes(256)
+
+
+def block_of(
+    info: bytes, *, kind: bytes = b"\x00\x01", filling: bytes = b"\xff", after: bytes = b""
+) -> bytes:
+    return kind + filling * (256 - len(kind) - 1 - len(info) - len(after)) + b"\x00" + info + after
+
+
+BLOCKS = {
+    "right": block_of(DIGEST_INFO + DIGEST),
+    "of another text": block_of(DIGEST_INFO + hashlib.sha256(b"x").digest()),
+    "a digest cut short": block_of(DIGEST_INFO + DIGEST[:-1]),
+    "a digest and more": block_of(DIGEST_INFO + DIGEST + b"\x00"),
+    "rubbish behind it": block_of(DIGEST_INFO + DIGEST, after=b"\x00" * 100),
+    "little filling, rubbish behind it": b"\x00\x01"
+    + b"\xff" * 8
+    + b"\x00"
+    + DIGEST_INFO
+    + DIGEST
+    + b"\x01" * 194,
+    "filled for encryption": block_of(DIGEST_INFO + DIGEST, kind=b"\x00\x02", filling=b"\x7f"),
+    "filled with zeros": block_of(DIGEST_INFO + DIGEST, filling=b"\x00"),
+    "filled wrongly": block_of(DIGEST_INFO + DIGEST, filling=b"\xfe"),
+    "no name of the hash": block_of(DIGEST),
+    "the hash without its NULL": block_of(
+        bytes.fromhex("302f300b0609608648016503040201") + b"\x04\x20" + DIGEST
+    ),
+    "SHA-1's name": block_of(bytes.fromhex("3021300906052b0e03021a05000414") + DIGEST[:20]),
+    "SHA-512's name": block_of(bytes.fromhex("3051300d060960864801650304020305000440") + DIGEST * 2),
+    "a length in two bytes": block_of(bytes.fromhex("308131300d060960864801650304020105000420") + DIGEST),
+    "all zeros": bytes(256),
+    "one": bytes(255) + b"\x01",
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_only_the_one_right_block_signs(name: str) -> None:
+    token = SIGNED + b"." + b64(signature_of(BLOCKS[name]))
+    try:
+        WIX_KEY.public_key().verify(signature_of(BLOCKS[name]), SIGNED, PKCS1v15(), SHA256())
+        theirs = True
+    except InvalidSignature:
+        theirs = False
+    assert we_accept(token) == pyjwt_accepts(token) == theirs == (name == "right")
+
+
+@settings(max_examples=300)
+@given(place=st.integers(0, 255), byte=st.integers(0, 255))
+def test_a_block_with_one_wrong_byte_does_not_sign(place: int, byte: int) -> None:
+    block = bytearray(BLOCKS["right"])
+    assume(place > 0 and block[place] != byte)
+    block[place] = byte
+    token = SIGNED + b"." + b64(signature_of(bytes(block)))
+    assert not we_accept(token)
+    assert not pyjwt_accepts(token)
+
+
+def test_a_made_up_signature_does_not_have_the_body_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's megabyte costs one look at the signature."""
+    hashed: list[int] = []
+    real = hashlib.sha256
+    monkeypatch.setattr("webhooks.verify.hashlib.sha256", lambda data: hashed.append(len(data)) or real(data))
+    head = VALID.partition(b".")[0]
+    assert verdict(head + b"." + b"A" * 1_000_000 + b"." + b64(b"\x7f" * 256)) == "InvalidSignatureError"
+    assert hashed == []
+    assert verdict(VALID) == "accepted"
+    assert hashed == [len(SIGNED)]
+
+
+def as_the_standard_library_decodes(segment: bytes) -> bytes | None:
+    try:
+        decoded = base64.urlsafe_b64decode(segment + b"==")
+    except ValueError:
+        return None
+    return decoded if b64(decoded) == segment else None
+
+
+def as_we_decode(segment: bytes) -> bytes | None:
+    try:
+        return _decode(segment)
+    except InvalidSignatureError:
+        return None
+
+
+@settings(max_examples=1000)
+@given(
+    st.binary(max_size=40)
+    | st.lists(st.sampled_from(b'ABQZagwxz0489-_+/=\\"un \n'), max_size=12).map(bytes)
+    | st.builds(
+        lambda data, place, byte: b64(data)[:place] + bytes([byte]) + b64(data)[place + 1 :],
+        st.binary(max_size=30),
+        st.integers(0, 40),
+        st.integers(0, 255),
+    )
+)
+def test_a_segment_has_one_spelling_and_no_other_is_read(segment: bytes) -> None:
+    assert as_we_decode(segment) == as_the_standard_library_decodes(segment)
+
+
+# What Wix's own SDK answers (shared/wix/webhooks.md, section 2), and where we differ on purpose.
+
+NOT_A_TEXT = json.dumps({**claims(), "data": json.loads(claims()["data"])}).encode()
+HS256_SIGNED = b64(b'{"alg": "HS256"}') + b"." + b64(GOOD)
+OF_THE_SDK = {
+    "valid": (VALID, True, True),
+    "no exp and no iat": (sign(json.dumps({"data": claims()["data"]}).encode()), True, True),
+    "exp long ago": (delivery(exp=NOW_S - 3600), False, False),
+    "iat in the future": (delivery(iat=NOW_S + 10**6), True, True),
+    "nbf in the future": (delivery(nbf=NOW_S + 3600), False, False),
+    "any aud and iss": (delivery(aud="x", iss="y"), True, True),
+    "alg none": (sign(GOOD, {"alg": "none"}), False, False),
+    "HS256 with the public key's text": (
+        HS256_SIGNED + b"." + b64(hmac.digest(PEM.encode(), HS256_SIGNED, "sha256")),
+        False,
+        False,
+    ),
+    "another RSA algorithm named": (sign(GOOD, {"alg": "RS512"}), False, False),
+    "tampered": (VALID[:-8] + b"AAAAAAAA", False, False),
+    "not a JWT": (b"hello", False, False),
+    "a newline behind it": (VALID + b"\n", True, True),
+    "data is an object": (sign(NOT_A_TEXT), False, False),
+    "data is missing": (sign(b'{"iat": 1}'), False, False),
+    "exp is now: we forgive a minute": (delivery(exp=NOW_S), False, True),
+    "exp a moment ago: we forgive a minute": (delivery(exp=NOW_S - 59), False, True),
+    "nbf in a moment: we forgive a minute": (delivery(nbf=NOW_S + 59), False, True),
+    "a type nobody listens to: kept as ignored": (delivery({"id": "x"}, "wix.unheard.of"), False, True),
+}
+
+
+@pytest.mark.parametrize("name", OF_THE_SDK)
+def test_wixs_sdk_answers_the_same_but_for_differences_named(name: str) -> None:
+    token, theirs, ours = OF_THE_SDK[name]
+    assert we_accept(token) is ours
+    assert theirs is ours or ":" in name
 
 
 def test_an_expired_token_is_a_kind_of_wrong_signature() -> None:

@@ -17,10 +17,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from core.events import Event, EventId
-from webhooks.endpoint import webhook_routes
+from webhooks.endpoint import PATH, Door
 from webhooks.verify import Verifier
 
 WIX_KEY = generate_private_key(65537, 2048)
@@ -88,11 +89,8 @@ def a_door(
     journal: FakeJournal, registry: CollectorRegistry | None = None, *, body_timeout_s: float = 10
 ) -> Starlette:
     verifier = Verifier([WIX_KEY.public_key(), NEXT_KEY.public_key()])
-    return Starlette(
-        routes=webhook_routes(
-            verifier, journal, registry or CollectorRegistry(), body_timeout_s=body_timeout_s
-        )
-    )
+    door = Door(verifier, journal, registry or CollectorRegistry(), body_timeout_s=body_timeout_s)
+    return Starlette(routes=[Route(PATH, door, methods=["POST"])])
 
 
 def ask(app: ASGIApp, method: str, path: str, **request: Any) -> httpx.Response:
