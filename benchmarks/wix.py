@@ -1,7 +1,8 @@
 """Wix, answering at once, as a process of its own: `python -m benchmarks.wix PORT`.
 
 Everybody it is asked about exists, is in the group (or asks to be let in, when the id starts with "asks"), subscribed,
-and has an address. It keeps no state but the number of calls (`GET /calls`), so that the client is what is measured.
+and has an address. A group `people-<first>-<number>` has the members `member-<first>` and so many after it. It keeps no
+state but the number of calls (`GET /calls`), so that the client is what is measured.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import json
 import re
 import sys
 from typing import Any, cast
+from urllib.parse import parse_qs
 
 import httptools
 import uvloop
 
 from benchmarks.tools import GROUP, SITE
 
+_PEOPLE = re.compile(r"people-(\d+)-(\d+)")
 _QUESTIONS = {
     "q1": {"id": "q1", "text": "What do you like to do?"},
     "q2": {"id": "q2", "text": "Anything else?"},
@@ -27,7 +30,7 @@ _ANSWERS = [
 ]
 
 
-def answer(path: str, body: Any) -> dict[str, Any]:
+def answer(path: str, query: dict[str, list[str]], body: Any) -> dict[str, Any]:
     if path.endswith("/oauth2/token"):
         return {"access_token": "a-token", "expires_in": 14400}
     if path.endswith("/apps/v1/instance"):
@@ -44,6 +47,16 @@ def answer(path: str, body: Any) -> dict[str, Any]:
     if path.endswith("/email-subscriptions/query"):
         said = {"subscriptionStatus": "SUBSCRIBED", "deliverabilityStatus": "VALID"}
         return _list("subscriptions", [{"email": email, **said} for email in body["filter"]["email"]["$in"]])
+    if found := _PEOPLE.search(path):
+        first, number = int(found[1]), int(found[2])
+        if not path.endswith("/members"):
+            group = {"id": found[0], "name": "Trail Runners", "membersCount": number}
+            return {"group": {**group, "privacyStatus": "PRIVATE"}}
+        offset, limit = (int(query[name][0]) for name in ("offset", "limit"))
+        page = range(first + offset, first + min(offset + limit, number))
+        joined = {"role": {"value": "MEMBER"}, "joinedDate": "2026-01-01T00:00:00Z"}
+        rows = [{"memberId": f"member-{of_all}", **joined} for of_all in page]
+        return {"members": rows, "metadata": {"count": len(rows), "offset": offset, "total": number}}
     if "/groups/v2/groups/" in path:
         return {"group": {"id": GROUP, "name": "Trail Runners", "privacyStatus": "PRIVATE"}}
     raise ValueError(f"nobody asks for {path}")
@@ -82,12 +95,12 @@ class _Server(asyncio.Protocol):
         self._body += body
 
     def on_message_complete(self) -> None:
-        path = self._url.decode().partition("?")[0]
+        path, _, query = self._url.decode().partition("?")
         if path == "/calls":
             said: dict[str, Any] = {"calls": _Server.calls}
         else:
             _Server.calls += 1
-            said = answer(path, json.loads(self._body) if self._body else None)
+            said = answer(path, parse_qs(query), json.loads(self._body) if self._body else None)
         body = json.dumps(said).encode()
         head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         self._transport.write(head.encode() + body)
