@@ -31,6 +31,8 @@ class Batch:
         self._events = events
         self._now = now
         self._fresh_until = now() + FRESH_S
+        self.quiet: set[tuple[SiteId, GroupId, MemberId]] = set()
+        """For whom nothing was found to wait: that ends the matter, so it has to be so still when it is written."""
         self._standing: dict[SiteId, dict[MemberId, tuple[Suppression, ...]]] = {}
         self._waiting: dict[SiteId, dict[tuple[GroupId, MemberId], set[str]]] = {}
         self._heeding: dict[SiteId, dict[GroupId, list[Job]]] = {}
@@ -60,7 +62,10 @@ class Batch:
         """What set off the letters of this group that wait for the member."""
         if site not in self._waiting:
             self._waiting[site] = self.services.ledger.waiting(site, self._members(site))
-        return self._waiting[site].get((group, member), set())
+        found = self._waiting[site].get((group, member), set())
+        if not found:
+            self.quiet.add((site, group, member))
+        return found
 
     def heeding(self, site: SiteId, group: GroupId) -> list[Job]:
         """Jobs that also write to whoever joins the group later."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from core import events
-from core.community import MemberId, SiteId
+from core.community import GroupId, MemberId, SiteId
 from core.errors import (
     AppError,
     JournalUnavailableError,
@@ -21,7 +21,7 @@ from core.errors import (
     PermanentError,
     RetryableError,
 )
-from core.events import Event
+from core.events import Event, read_details
 from core.letters import Effects, retry_delay_s
 from integrations.store.journal import ClaimedEvent, Outcome, changes_what_is_there
 from tasks.batch import Batch
@@ -78,6 +78,7 @@ class _Together:
         self._batch: Batch | None = None
         self._touched: set[tuple[SiteId, MemberId]] = set()
         self._outcomes: list[Outcome] = []
+        self._quiet: set[tuple[SiteId, GroupId, MemberId]] = set()
         self._since_s = 0.0
 
     def __enter__(self) -> Callable[[ClaimedEvent], bool]:
@@ -102,6 +103,7 @@ class _Together:
         if not self._outcomes:
             self._since_s = began_s
         self._outcomes.append((claimed, effects))
+        self._quiet |= batch.quiet
         if self._batch is None or self._now() - self._since_s >= SETTLE_WITHIN_S:
             self._settle()
         return True
@@ -127,8 +129,34 @@ class _Together:
 
     def _settle(self) -> None:
         outcomes, self._outcomes = self._outcomes, []
-        if outcomes:
-            self._finish(outcomes)
+        overtaken = self._overtaken(outcomes)
+        if settled := [outcome for outcome in outcomes if outcome[0] not in overtaken]:
+            self._finish(settled)
+        for claimed in overtaken:
+            try:
+                effects = react(claimed, Batch([claimed.event], self._services, self._now))
+            except Exception as exc:  # noqa: BLE001 (as above)
+                self._fail(claimed, exc)
+            else:
+                self._finish([(claimed, effects)])
+
+    def _overtaken(self, outcomes: Sequence[Outcome]) -> list[ClaimedEvent]:
+        """Those that found nothing waiting for their person, for whom another worker has planned something since."""
+        quiet, self._quiet = self._quiet, set()
+        waiting = {
+            (site, *place)
+            for site in {site for site, _, _ in quiet}
+            for place in self._services.ledger.waiting(
+                site, {who for where, _, who in quiet if where == site}
+            )
+        }
+        found = []
+        for claimed, _ in outcomes if waiting & quiet else ():
+            with contextlib.suppress(MalformedEventError):
+                details = read_details(claimed.event)
+                if (claimed.site, details.group, details.member) in waiting & quiet:
+                    found.append(claimed)
+        return found
 
     def _finish(self, outcomes: Sequence[Outcome]) -> None:
         """Together, or one by one when somebody has one of them now, or one cannot be written: it takes none along."""

@@ -10,7 +10,6 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -60,37 +59,11 @@ RECORDING_S = 900.0
 shows as in doubt meanwhile."""
 
 
-class _Recorder:
-    """Writes down what the mail server said of a letter while the next one is made ready: the commit takes about as
-    long. Nothing is marked before that is done, so a death leaves one letter in doubt at most."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "recorder")
-        self._last: Future[None] | None = None
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
-        self.settle()
-
-    def write(self, write: Callable[[], None]) -> None:
-        self.settle()
-        self._last = self._thread.submit(write)
-
-    def settle(self) -> None:
-        """Wait until it is written. Raises what kept it from that."""
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
-
-
 @dataclass(frozen=True, slots=True)
 class _Turn:
     """How long letters may be sent, how one waits for its place in the pace, and what is asked between two letters."""
 
     ends_at: float
-    recorder: _Recorder
     wait: Callable[[float], None] = time.sleep
     short_wait_s: float = SHORT_WAIT_S
     stop: Callable[[], bool] = lambda: False
@@ -108,12 +81,13 @@ def deliver_letters(
 
     `leave_line`: with nothing left to send, the connection is for others.
     """
-    recorder = _Recorder()
     try:
-        with recorder:
-            return _deliver_live(services, _Turn(time.monotonic() + for_s, recorder), batch, leave_line)
+        return _deliver_live(services, _Turn(time.monotonic() + for_s), batch, leave_line)
     finally:
-        services.ledger.hands_free()
+        try:
+            services.recorder.settle()
+        finally:
+            services.ledger.hands_free()
 
 
 def _deliver_live(services: Services, turn: _Turn, batch: int, leave_line: bool) -> bool:
@@ -187,8 +161,7 @@ def _deliver_for_job(
         return stopped or pause.ending()
 
     wix = services.wix.for_bulk(pause.patience(ends_at))
-    recorder = _Recorder()
-    turn = _Turn(ends_at, recorder, pause.wait, JOB_WAIT_S, stop, wix)
+    turn = _Turn(ends_at, pause.wait, JOB_WAIT_S, stop, wix)
     try:
         see_through = _check_site(job.site, letters, services, turn)
     except RetryableError as exc:
@@ -200,8 +173,10 @@ def _deliver_for_job(
     except BaseException:
         services.bulk.give_back(letters)
         raise
-    with recorder:
+    try:
         work_through(letters, see_through, services.bulk.give_back, ends_at, stop)
+    finally:
+        services.recorder.settle()
     services.jobs.look_again(job.id)
     return not turn.halted
 
@@ -354,7 +329,7 @@ def _deliver(
         return
 
     if _has_its_turn(letter, domain, services, turn):
-        _hand_over(letter, site, facts, verdict, address_hashes, domain, services, turn.recorder)
+        _hand_over(letter, site, facts, verdict, address_hashes, domain, services)
 
 
 def _hand_over(
@@ -365,7 +340,6 @@ def _hand_over(
     address_hashes: Sequence[str],
     domain: str,
     services: Services,
-    recorder: _Recorder,
 ) -> None:
     """Write, send and record a letter that may go. Raises what kept it from going out."""
     member = facts.member or Member(letter.member)
@@ -392,7 +366,7 @@ def _hand_over(
     )
 
     def about_to_commit() -> None:
-        recorder.settle()
+        services.recorder.settle()
         still = decide(replace(facts, now=services.now()))
         if not isinstance(still, Send):
             raise MailDeferredError(still.reason, counts=False)
@@ -432,9 +406,14 @@ def _hand_over(
     except MailRefusedError as exc:
         _refused(letter, exc, address_hashes[0], domain, services)
     else:
-        recorder.write(functools.partial(_record_sent, letter, reply, services))
-        services.senders.worked(domain)
-        log.info("letter.sent", extra=_fields(letter))
+        services.recorder.write(functools.partial(_record_sent, letter, reply, services))
+        try:
+            services.senders.worked(domain)
+            log.info("letter.sent", extra=_fields(letter))
+        except AppError:
+            raise
+        except Exception:  # the letter is out: whatever goes wrong now must not put it off
+            log.exception("letter.defect", extra=_fields(letter))
 
 
 def _refused(

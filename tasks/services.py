@@ -24,6 +24,7 @@ from integrations.store.senders import Senders
 from integrations.store.sites import Sites
 from integrations.store.suppressions import Suppressions
 from integrations.store.watches import Watches
+from tasks.recorder import Recorder
 from tasks.writing import Letterhead
 
 
@@ -60,6 +61,7 @@ class Services:
     calls_per_minute: float = 180.0
     limits: Limits = field(default_factory=Limits)
     """Of EMAIL_URL."""
+    recorder: Recorder = field(default_factory=Recorder)
     held: Automations | None = None
     """Those that one piece of work goes by from its beginning to its end (`for_one_piece`)."""
 

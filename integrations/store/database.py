@@ -113,6 +113,7 @@ class Database:
                 is_gone = self.engine.dialect.is_disconnect(exc, connection.dbapi_connection, None)
                 if is_gone:
                     connection.invalidate(exc)
+                    self.engine.dispose()  # the others that were just in use are as dead
                 raise DBAPIError.instance(
                     statement,
                     None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ from integrations.store.ledger import plan_all_letters, stop_letters
 from integrations.store.outbox import owe_all_calls
 from integrations.store.reach import EVERYTHING, Reach
 from integrations.store.sites import note_site, note_sites
-from integrations.store.suppressions import blank_if_forgotten, forget_member, heed_address
+from integrations.store.suppressions import FORGOTTEN, blank, forget_member, forgotten_of, heed_address
 from integrations.store.tables import events
 from integrations.store.work import (
     LEASE_S,
@@ -121,18 +121,28 @@ class Journal:
             note_sites(tx, {claimed.site for claimed, _ in outcomes})
             for claimed, effects in outcomes:
                 _change(tx, claimed.event, effects)
-            blank_if_forgotten(
+            # Somebody may have been forgotten since their event was looked at.
+            forgotten = forgotten_of(
+                tx, {(claimed.site, member) for claimed, effects in outcomes for member in _people(effects)}
+            )
+            blank(
                 tx,
                 [
-                    (claimed.site, claimed.event.id, effects.member)
+                    (claimed.site, claimed.event.id)
                     for claimed, effects in outcomes
-                    if effects.member
+                    if (claimed.site, effects.member) in forgotten
                 ],
             )
             plan_all_letters(
                 tx,
                 [
-                    (claimed.site, claimed.event.id, letter)
+                    (
+                        claimed.site,
+                        claimed.event.id,
+                        replace(letter, reason=FORGOTTEN, context={})
+                        if (claimed.site, letter.member) in forgotten
+                        else letter,
+                    )
                     for claimed, effects in outcomes
                     for letter in effects.letters
                 ],
@@ -143,6 +153,7 @@ class Journal:
                     (claimed.site, claimed.event.id, call)
                     for claimed, effects in outcomes
                     for call in effects.calls
+                    if call.group is None or (claimed.site, call.member) not in forgotten
                 ],
             )
 
@@ -327,6 +338,13 @@ class Journal:
         """How many events by state."""
         with self._database.read() as tx:
             return count_by_state(tx, events)
+
+
+def _people(effects: Effects) -> set[MemberId]:
+    """Whom it is about, and to whom or of whom something is to be written."""
+    named = [effects.member, *(letter.member for letter in effects.letters)]
+    named += [call.member for call in effects.calls]
+    return {member for member in named if member is not None}
 
 
 def _event(row: sa.Row[Any]) -> Event:

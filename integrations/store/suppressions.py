@@ -5,7 +5,8 @@ Scope `promotional` ends promotional letters of one site, `group:<id>` those of 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 
 from core.community import GroupId, MemberId, SiteId
 from core.consent import Suppression
+from core.events import EventId
 from core.letters import StopLetters, WixCall
 from core.subscriptions import BOUNCED_AT_WIX, UNSUBSCRIBED_AT_WIX, AddressNews, is_answered
 from integrations.store.database import Database, Transaction
@@ -262,8 +264,15 @@ def _opted_out(tx: Transaction, site: SiteId, address_hashes: Collection[str]) -
 
 def forget_member(tx: Transaction, site: SiteId, member: MemberId) -> None:
     """Erase what is kept of a person: only their id and the fact that they are never to be written to stay."""
+    _keep_apart(tx, [site], forgetting=True)
     stop_letters(tx, site, StopLetters(reason=FORGOTTEN, member=member))
     mine = sa.and_(messages.c.site == site, messages.c.member == member)
+    # What a worker has in hand is taken away: its mark may be waiting for this very row, and would not see more.
+    tx.execute(
+        sa.update(messages)
+        .where(mine, messages.c.state == "sending", ~messages.c.marked)
+        .values(state="skipped", reason=FORGOTTEN, lease=None)
+    )
     tx.execute(
         sa.update(messages).where(mine).values(context={}, address_hash=None, domain=None, evidence=None)
     )
@@ -279,25 +288,39 @@ def forget_member(tx: Transaction, site: SiteId, member: MemberId) -> None:
     suppress(tx, site, f"member:{member}", "all", cause="forgotten", reason=FORGOTTEN)
 
 
-def blank_if_forgotten(tx: Transaction, settled: Sequence[tuple[SiteId, str, MemberId]]) -> None:
-    """Events, given with the person each is about, that waited while their person was forgotten keep nothing of them
-    either."""
-    if not settled:
-        return
+def _keep_apart(tx: Transaction, where: Collection[SiteId], *, forgetting: bool) -> None:
+    """Until this transaction ends nobody is forgotten at these sites while others write about people there."""
+    if tx.connection.dialect.name != "postgresql":
+        return  # one transaction writes at a time
+    lock = sa.func.pg_advisory_xact_lock if forgetting else sa.func.pg_advisory_xact_lock_shared
+    for site in sorted(where):
+        digest = hashlib.sha256(f"forget\0{site}".encode()).digest()
+        tx.execute(sa.select(lock(int.from_bytes(digest[:8], "big", signed=True))))
+
+
+def forgotten_of(
+    tx: Transaction, people: Collection[tuple[SiteId, MemberId]]
+) -> set[tuple[SiteId, MemberId]]:
+    """Those of these people who were forgotten. Nobody else is, until this transaction ends."""
+    if not people:
+        return set()
+    _keep_apart(tx, {site for site, _ in people}, forgetting=False)
     rows = tx.execute(
         sa.select(suppressions.c.site, suppressions.c.subject).where(
-            suppressions.c.site.in_({site for site, _, _ in settled}),
-            suppressions.c.subject.in_({f"member:{member}" for _, _, member in settled}),
+            suppressions.c.site.in_({site for site, _ in people}),
+            suppressions.c.subject.in_({f"member:{member}" for _, member in people}),
             suppressions.c.scope == "all",
             suppressions.c.cause == "forgotten",
         )
     )
-    forgotten = {(row.site, row.subject) for row in rows}
-    for site, event, member in settled:
-        if (site, f"member:{member}") in forgotten:
-            tx.execute(
-                sa.update(events).where(events.c.site == site, events.c.id == event).values(payload="{}")
-            )
+    found = {(row.site, row.subject) for row in rows}
+    return {(site, member) for site, member in people if (site, f"member:{member}") in found}
+
+
+def blank(tx: Transaction, about: Iterable[tuple[SiteId, EventId]]) -> None:
+    """These events keep nothing of whom they are about."""
+    for site, event in about:
+        tx.execute(sa.update(events).where(events.c.site == site, events.c.id == event).values(payload="{}"))
 
 
 def suppress(

@@ -26,13 +26,14 @@ import integrations.store
 from benchmarks.filling import NOW, fill
 from benchmarks.questions import QUESTIONS, Stores
 from integrations.store.database import Database
+from integrations.store.tables import metadata
 
 SHORT, LONG = 2_000, 16_000
 LARGE = ("events", "messages", "outbox")
 """No statement may read all of these."""
 PIECE = 50
 """Of rows that the metrics count at once: less than the short past has of any that they count."""
-SLACK = {"sqlite": (1.2, 500), "postgresql": (3, 60)}
+SLACK = {"sqlite": (1.2, 500), "postgresql": (3, 150)}
 """How many times as dear, and how much dearer, a statement may be: blocks say less than steps, of rows that lie more
 scattered, one more level of a tree, and what earlier questions left behind."""
 GROWS = {
@@ -82,6 +83,11 @@ def _filled(urls: list[str]) -> Iterator[tuple[Database, Database]]:
     databases = [Database(url, clock=lambda: NOW) for url in urls]
     for database, past in zip(databases, (SHORT, LONG), strict=True):
         database.migrate()
+        if database.engine.dialect.name == "postgresql":
+            # A server that tidies up in between plans as it happens to find things.
+            with database.begin() as tx:
+                for table in metadata.tables:
+                    tx.connection.exec_driver_sql(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
         fill(database, past, beside=8)
     yield databases[0], databases[1]
     for database in databases:
