@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from admin.processes import ROOT
 from benchmarks.mailing import Sample, cost_between
+from benchmarks.sink import Taken, send_by_hand
 from benchmarks.table import Bar, print_table, report
+from benchmarks.tools import helper
 from benchmarks.wix import answer
 
 
@@ -108,3 +111,15 @@ def test_the_stand_in_lists_a_group_page_by_page():
     page = answer(path, {"offset": ["200"], "limit": ["100"]}, None)
     assert [row["memberId"] for row in page["members"]] == [f"member-{number}" for number in range(250, 300)]
     assert page["metadata"] == {"count": 50, "offset": 200, "total": 250}
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_the_sink_takes_commands_one_by_one_and_in_one_go_and_keeps_the_first_letters(
+    tmp_path: Path, at_once: bool
+):
+    letters = [b"Subject: one\r\n\r\n..\r\n", b"Subject: two\r\n\r\nRCPT TO:<x>\r\n"]
+    with helper("sink", tmp_path / "sink.log", tmp_path / "taken") as sink:
+        send_by_hand(sink.port, letters, 3, at_once=at_once)
+        taken = Taken(tmp_path / "taken")
+        assert [to for _, to in taken.new()] == ["by-hand"] * 3
+        assert taken.first() == letters

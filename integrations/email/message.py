@@ -30,6 +30,7 @@ _DOMAIN = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 IDEMPOTENCY_HEADERS = ("Resend-Idempotency-Key", "Idempotency-Key", "X-EE-Idempotency-Key")
 """As Resend, Lettermint and EmailEngine call it."""
 _FOLD = "\r\n "
+_LONGEST_KEPT_LINE = 1000
 _LIST_ID = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 # Plain http is for trying things out on one machine.
 _UNSUBSCRIBE = re.compile(r"(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/])[!#-;=?-\[\]_a-z~%]{1,800}")
@@ -201,9 +202,24 @@ def _display(header: str, name: str) -> str:
     return _words(header, name) + _FOLD  # a line with encoded words has 76 characters at most (RFC 2047, 2)
 
 
+def _quoted(data: bytes) -> bytes:
+    """Quoted-printable. Each line stands for itself, and most of a letter are those of the letter before."""
+    return b"".join(
+        [
+            _quoted_line(line) if len(line) <= _LONGEST_KEPT_LINE else binascii.b2a_qp(line, istext=True)
+            for line in data.splitlines(keepends=True)
+        ]
+    )
+
+
+@functools.lru_cache(maxsize=512)
+def _quoted_line(line: bytes) -> bytes:
+    return binascii.b2a_qp(line, istext=True)
+
+
 def _part(subtype: str, text: str) -> str:
     data = (re.sub(r"\r\n?", "\n", text) if "\r" in text else text).encode("utf-8", "ignore")
-    encoding, encoded = "quoted-printable", binascii.b2a_qp(data, istext=True)
+    encoding, encoded = "quoted-printable", _quoted(data)
     octets = len(data) + data.count(b"\n")
     if 4 * -(-octets // 3) + -(-octets // 57) < len(encoded):  # base64, with an end of line after 57 octets
         encoding, encoded = "base64", base64.encodebytes(data.replace(b"\n", b"\r\n"))

@@ -108,4 +108,5 @@ def _token(raw: bytes) -> str:
 
 
 def _mac(key: bytes, kind: PathKind, letter: bytes) -> bytes:
-    return hmac.digest(key, kind.encode() + letter, "sha256")[:_MAC_BYTES]
+    # hmac.digest would hand the interpreter to another thread and wait to have it back, for a microsecond's work.
+    return hmac.new(key, kind.encode() + letter, "sha256").digest()[:_MAC_BYTES]

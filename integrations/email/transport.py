@@ -12,6 +12,7 @@ import email
 import email.policy
 import os
 import re
+import select
 import smtplib
 import socket
 import ssl
@@ -98,7 +99,7 @@ class SmtpMail:
         self._expect(smtp, "DATA", wanted=3, reader=to)
         try:
             smtp.send(body)
-            early = _said_early(sock)
+            early = _said_early(smtp, sock)
             sock.settimeout(self._url.reply_timeout_s)
         except _BROKEN as exc:
             self._drop()
@@ -113,7 +114,7 @@ class SmtpMail:
             raise
         try:
             # A server that left while the mark was committed has no letter: looked at as late as can be.
-            early = _said_early(sock)
+            early = _said_early(smtp, sock)
             if early is None:
                 smtp.send(b".\r\n")
         except _BROKEN as exc:
@@ -310,17 +311,24 @@ def _at_once(smtp: smtplib.SMTP) -> bool:
     return smtp.has_extn("pipelining")
 
 
-def _said_early(sock: socket.socket) -> tuple[int, str] | None:
+def _said_early(smtp: smtplib.SMTP, sock: socket.socket) -> tuple[int, str] | None:
     """What the server said before it was its turn, without waiting. A server that goes away during the body is
-    noticed here, while the letter can still be deferred."""
+    noticed here, while the letter can still be deferred; one that said more than it was asked is not believed."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    # What TLS has read already no poll sees.
+    has_spoken = bool(poll.poll(0)) or (isinstance(sock, ssl.SSLSocket) and sock.pending() > 0)
     before = sock.gettimeout()
     sock.settimeout(0)
     try:
-        said = sock.recv(1024)
+        # What came in one piece with the last reply lies in smtplib's own buffer.
+        said = sock.recv(1024) if has_spoken else smtp.file.peek(1) if smtp.file else b""
     except (BlockingIOError, ssl.SSLWantReadError):
         return None
     finally:
         sock.settimeout(before)
+    if not said and not has_spoken:
+        return None
     reply = re.match(rb"([45]\d\d)[ -]([^\r\n]*)", said)
     if reply is None:
         raise ConnectionResetError

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
 import hmac
+import json
 import unicodedata
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,15 +54,25 @@ class UnsubscribeTokens:
             salt="usher.unsubscribe",
             signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
         )
+        self._signing_key = self._serializer.make_signer().derive_key()
 
     def issue(self, claim: UnsubscribeClaim) -> str:
         """Short enough for the line of a header: about 200 characters with Wix's ids. With ids so long that it would
         not be, the group is left out: stopping everything must work."""
         whole = [claim.site, claim.member, claim.address_hash]
-        token = PREFIX + str(self._serializer.dumps([*whole, claim.group] if claim.group else whole))
+        token = self._sign([*whole, claim.group] if claim.group else whole)
         if len(token) > _LONGEST_WITH_GROUP and claim.group:
-            return PREFIX + str(self._serializer.dumps(whole))
+            return self._sign(whole)
         return token
+
+    def _sign(self, said: list[str]) -> str:
+        """What the serializer's `dumps` gives, which derives its key anew each time, and compresses with a buffer so
+        large that the system has to find the memory anew."""
+        plain = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
+        packed = _packed(plain)
+        payload = b"." + base64_encode(packed) if len(packed) < len(plain) - 1 else base64_encode(plain)
+        signature = base64_encode(hmac.new(self._signing_key, payload, "sha256").digest())
+        return f"{PREFIX}{payload.decode()}.{signature.decode()}"
 
     def read(self, token: str) -> UnsubscribeClaim:
         """Raises InvalidTokenError."""
@@ -85,6 +97,14 @@ class UnsubscribeTokens:
         )
 
 
+def _packed(data: bytes) -> bytes:
+    """As zlib.compress."""
+    if len(data) > 1000:  # what the smaller window sees back to, and a block of the smaller memory takes
+        return zlib.compress(data)
+    packer = zlib.compressobj(6, zlib.DEFLATED, -11, 4)
+    return b"\x78\x9c" + packer.compress(data) + packer.flush() + zlib.adler32(data).to_bytes(4, "big")
+
+
 class AddressHashes:
     """The keyed hashes under which the store knows addresses. `previous` are keys that hashed in the past."""
 
@@ -98,10 +118,14 @@ class AddressHashes:
     def domain_of(self, address: str) -> str:
         """Where letters to this address are delivered, to be kept and shown: a large mailbox provider by its domain,
         anybody else's domain, which may name its owner, as a keyed hash."""
-        domain = address.rpartition("@")[2].lower()
-        if domain in _MAILBOX_PROVIDERS:
-            return domain
-        return f"#{hash_address(self._keys[0], f'domain@{domain}')[:16]}"
+        return _kept_domain(self._keys[0], address.rpartition("@")[2].lower())
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept_domain(secret_key: str, domain: str) -> str:
+    if domain in _MAILBOX_PROVIDERS:
+        return domain
+    return f"#{hash_address(secret_key, f'domain@{domain}')[:16]}"
 
 
 _PROVIDERS = (
@@ -119,8 +143,19 @@ _MAILBOX_PROVIDERS = frozenset(_PROVIDERS.split())
 def hash_address(secret_key: str, address: str) -> str:
     """32 hex characters, the same for every spelling of one address; worthless without the key."""
     local, _, domain = unicodedata.normalize("NFC", address).strip().rpartition("@")
-    with contextlib.suppress(idna.IDNAError):  # an odd domain still has one spelling: its own
-        domain = idna.encode(domain, uts46=True).decode()
-    normal = f"{local}@{domain}".lower()
-    key = hmac.digest(secret_key.encode(), b"usher.address-hash", "sha256")
+    normal = f"{local}@{_one_spelling(domain)}".lower()
+    key = _hashing_key(secret_key)
     return hmac.new(key, normal.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:32]
+
+
+@functools.lru_cache(maxsize=8)
+def _hashing_key(secret_key: str) -> bytes:
+    return hmac.digest(secret_key.encode(), b"usher.address-hash", "sha256")
+
+
+@functools.lru_cache(maxsize=1024)
+def _one_spelling(domain: str) -> str:
+    try:
+        return idna.encode(domain, uts46=True).decode()
+    except idna.IDNAError:  # an odd domain still has one spelling: its own
+        return domain

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from core.consent import Purpose
 from core.errors import PermanentError
 from integrations.email.message import (
     IDEMPOTENCY_HEADERS,
+    _quoted,
     build_message,
     feedback_id,
     message_id_for,
@@ -415,3 +417,9 @@ def test_every_line_ends_in_crlf_and_every_leading_dot_is_doubled(letter: bytes)
         b"." + line if line.startswith(b".") else line
         for line in (said if said[-1] or len(said) == 1 else said[:-1])
     ]
+
+
+@given(st.text(st.sampled_from("a=. \t\né\x0b\x0c\x1c\u2028")) | st.text(), st.integers(0, 3))
+def test_quoted_line_by_line_a_text_has_the_same_bytes(text: str, long: int) -> None:
+    data = (text + "x" * 500 * long + text).replace("\r", "").encode()
+    assert _quoted(data) == binascii.b2a_qp(data, istext=True)

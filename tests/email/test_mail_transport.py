@@ -454,6 +454,22 @@ def test_what_the_server_says_during_the_body_counts_before_the_mark(
     assert marked == []
 
 
+@pytest.mark.parametrize("more", ["451 4.3.0 later", "421 4.3.2 shutting down", "250 ok"])
+def test_more_than_was_asked_in_one_piece_with_the_answer_to_data_keeps_the_letter_back(more: str) -> None:
+    marked: list[bool] = []
+
+    def answers_twice(talk: Conversation) -> None:
+        talk.say("220 mx.example.com")
+        for answer in ("250 mx.example.com", "250 ok", "250 ok", f"354 go on\r\n{more}"):
+            talk.hear()
+            talk.say(answer)
+        talk.hear_letter()
+
+    with scripted_server(answers_twice) as port, pytest.raises(MailDeferredError):
+        smtp_to(port).send(cleared(ANA), SENDER, LETTER, lambda: marked.append(True))
+    assert marked == []
+
+
 def test_a_server_that_leaves_while_the_mark_is_committed_has_no_letter_in_doubt() -> None:
     committing, gone = threading.Event(), threading.Event()
 
