@@ -19,7 +19,7 @@ from tasks.services import Services
 
 log = logging.getLogger(__name__)
 
-GIVE_WAY_AFTER_S = 0.0005
+GIVE_WAY_AFTER_S = 0.0001
 """The thread that commits needs Python's lock a few times for each commit; by default it waits 5 ms each time while the
 loop is busy."""
 CUT_SHORT_AFTER_S = 13.0

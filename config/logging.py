@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import sys
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ _QUIET = (
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _NOT_BEFORE = len(vars(logging.makeLogRecord({})))  # what was logged with `extra` stands behind it
 _PLAIN = frozenset({str, int, bool, type(None)})
+_SERVER = "uvicorn.error"
 
 
 def set_up_logging(process: str, level: int = logging.INFO) -> None:
@@ -76,9 +78,20 @@ def set_up_logging(process: str, level: int = logging.INFO) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+@functools.lru_cache(maxsize=4)
+def _second_of(whole_s: int) -> str:
+    return datetime.fromtimestamp(whole_s, UTC).isoformat()[:-6]
+
+
+def _time_of(created_s: float) -> str:
+    whole_s, microseconds = divmod(int(created_s * 1_000_000), 1_000_000)
+    return f"{_second_of(whole_s)}.{microseconds:06}Z"
+
+
 class Lines(logging.StreamHandler[TextIO]):
     """Writes what is logged within an event loop once per turn of it, at the turn's end, and everything else at once.
-    What still waits when the process ends is written by logging.shutdown."""
+    What still waits when the process ends is written by logging.shutdown; a server that was told to end by a signal
+    ends by it, without that, so its own lines wait for nothing."""
 
     def __init__(self, stream: TextIO, process: str) -> None:
         super().__init__(stream)
@@ -98,7 +111,7 @@ class Lines(logging.StreamHandler[TextIO]):
             else:
                 fields["level"] = record.levelname.lower()
                 fields["logger"] = record.name
-                fields["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat()[:-6] + "Z"
+                fields["timestamp"] = _time_of(record.created)
                 fields["process"] = self._process
                 fields.pop("color_message", None)
                 # Not a letter that is not ASCII, half a character, a huge number.
@@ -115,11 +128,12 @@ class Lines(logging.StreamHandler[TextIO]):
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
+            loop = None
+        if loop is None or record.name == _SERVER:
             self._write(record)
-        else:
-            if self._written_by is not loop:
-                self._written_by = loop
-                loop.call_soon(self._write, record)
+        elif self._written_by is not loop:
+            self._written_by = loop
+            loop.call_soon(self._write, record)
 
     def _write(self, record: logging.LogRecord) -> None:
         try:

@@ -156,10 +156,10 @@ def test_a_commit_is_one_way_there_and_back_on_postgresql(
     database.close()
 
 
-def test_a_server_that_was_started_anew_refuses_no_delivery(postgres_url: str, clock: Clock) -> None:
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_server_that_was_started_anew_refuses_no_delivery(database_url: str, clock: Clock) -> None:
     """The connection was in use a moment ago, so nobody asked whether it lives."""
-    database, other = Database(postgres_url), Database(postgres_url)
-    database.migrate()
+    database, other = Database(database_url), Database(database_url)
     journal = Journal(database, listened=ROUTES)
     journal.insert([an_event(clock, id="before")])
     with database.begin() as tx:
