@@ -182,3 +182,17 @@ def test_a_locked_database_is_asked_once(tmp_path: Any, clock: Clock) -> None:
         blocker.execute("ROLLBACK")
     assert rows(database) == []
     database.close()
+
+
+def test_the_same_events_are_written_in_the_same_order_whoever_has_them(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes with the same deliveries in other orders would wait for each other's rows."""
+    batch = [an_event(clock, id=f"e{number}") for number in (2, 0, 1)]
+    given: list[object] = []
+    monkeypatch.setattr(database, "alone", lambda _, parameters: given.append(parameters[-2:]) or [])
+    for events_of_one in (batch, batch[::-1]):
+        commit_events(database, events_of_one, lambda _: True)
+    first, second = ([part for part in parts if '"e0"' in str(part)] for parts in given)  # type: ignore[attr-defined]
+    assert first == second
+    assert len(first) == 1

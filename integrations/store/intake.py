@@ -90,7 +90,8 @@ def _keys(rows: Iterable[Sequence[Any]]) -> set[Key]:
 
 def _rows(events: Sequence[Event], is_heard: Callable[[Event], bool]) -> str:
     rows = []
-    for event in events:
+    # In one order everywhere: two processes that are handed the same events would wait for each other.
+    for event in sorted(events, key=lambda event: (event.site, event.id)):
         heard = is_heard(event)
         rows.append(
             {
