@@ -352,8 +352,10 @@ def test_who_goes_away_with_ctrl_c_is_told_how_to_come_back(
         job = house.ask_for("group_email", group=RUNNERS, email="welcome", purpose="onboarding")
         arguments = ["jobs", "confirm", job]
 
-    def interrupt(_terminal: int, pid: int) -> None:
+    def interrupt(terminal: int, pid: int) -> None:
         os.kill(pid, signal.SIGINT)
+        # A signal in the moment before the read begins is noted, and waits for the read to end.
+        os.write(terminal, b"\n")
 
     shown = b"[y/N]" if previewed else b"previewing"
     code, out = at_a_terminal(tmp_path, database_url, *arguments, answers={shown: interrupt})

@@ -12,12 +12,9 @@ import sqlalchemy as sa
 
 from core import events
 from core.community import Answer, GroupId, Member, MemberId, Membership, SiteId, Subscription
-from core.consent import Purpose
-from core.errors import MailDeferredError, WithdrawnError
-from core.letters import StopLetters
 from integrations.store.database import Database
 from integrations.store.journal import Journal
-from integrations.store.ledger import ClaimedLetter, stop_letters
+from integrations.store.ledger import ClaimedLetter
 from integrations.store.suppressions import forget_member
 from integrations.store.tables import messages, metadata, outbox
 from tasks.batch import Batch
@@ -121,49 +118,6 @@ def test_a_greeting_that_another_worker_planned_meanwhile_is_stopped_when_they_l
     run_events(house.services)
     deliver_letters(house.services)
     assert "m1@example.com" not in house.mail.readers
-
-
-@pytest.mark.parametrize("act", ["erase", "stop"])
-def test_a_mark_that_waited_for_who_stops_the_letter_does_not_go_through(
-    postgres_url: str, clock: Clock, act: str
-) -> None:
-    database, other = Database(postgres_url), Database(postgres_url)
-    empty(database)
-    house = a_house(database, clock)
-    a_crowd(house, clock, "a@example.com")
-    run_events(house.services)
-    ledger = house.services.ledger
-    [letter] = ledger.claim(1)
-    said: list[BaseException | None] = []
-
-    def mark() -> None:
-        try:
-            ledger.mark(
-                letter, purpose=Purpose.ONBOARDING, message_id="<m@x>", address_hashes=["h"], evidence="e"
-            )
-            said.append(None)
-        except (WithdrawnError, MailDeferredError) as exc:
-            said.append(exc)
-
-    waits = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-    with other.begin() as tx:
-        if act == "erase":
-            forget_member(tx, SITE, letter.member)
-        else:
-            stop_letters(tx, SITE, StopLetters("left", member=letter.member))
-        thread = threading.Thread(target=mark)
-        thread.start()
-        while True:
-            with database.read() as looking:
-                if looking.connection.scalar(waits):
-                    break
-    thread.join()
-    assert isinstance(said[0], WithdrawnError if act == "erase" else MailDeferredError)
-    with database.read() as tx:
-        row = tx.execute(sa.select(messages)).one()
-    assert (row.marked, row.address_hash) == (False, None)
-    database.close()
-    other.close()
 
 
 def test_a_letter_goes_once_though_no_thread_can_be_had(

@@ -582,7 +582,8 @@ class StoreMachine(RuleBasedStateMachine):
             )
             if row.state == "skipped" and not row.released:
                 row.event = hold.row.key
-                row.state = "skipped" if letter.reason else "planned"
+                forgotten = (site, letter.member) in self.erased
+                row.state = "skipped" if letter.reason or forgotten else "planned"
                 row.member, row.automation, row.next_at = letter.member, letter.automation, letter.due_at
                 row.crashes, row.hold, row.marked, row.address = 0, None, False, None
         for call in effects.calls:

@@ -114,13 +114,15 @@ class Inbox:
             said: Sequence[bool | JournalUnavailableError] = self._insert([event for event, _ in batch])
         except JournalUnavailableError as exc:
             said = [exc] * len(batch)
-        except Exception:
+        except Exception as exc:  # noqa: BLE001 (whatever a driver raises)
             # One event that the database cannot take must not refuse the others that rode with it.
             if len(batch) > 1:
                 for item in batch:
                     self._commit([item])
                 return
-            log.exception("journal.refused", extra={"event_id": batch[0][0].id})
+            # No traceback: a driver's error repeats the row, and the row holds the payload.
+            about = {"event_id": batch[0][0].id, "error": type(getattr(exc, "orig", None) or exc).__name__}
+            log.error("journal.refused", extra=about)
             said = [JournalUnavailableError("the database cannot take this event")]
         answers = [(answer, word) for (_, answer), word in zip(batch, said, strict=True)]
         for loop in {answer.get_loop() for answer, _ in answers}:

@@ -160,7 +160,6 @@ class Ledger:
         values = {
             "letter": letter.id,
             "held": letter.row.lease,
-            "as_claimed": letter.row.look_again,
             "at_site": letter.site,
             "reader": letter.member,
             "from_sender": self._sender,
@@ -214,10 +213,6 @@ class Ledger:
             had = _promotional_since(tx, letter.site, {letter.member: address_hashes}, since, but=letter.id)
             if len(had[letter.member]) >= cap.letters:
                 raise MailDeferredError("another promotional letter to this person came first", counts=False)
-        was = tx.execute(sa.select(messages.c.lease, messages.c.look_again).where(messages.c.id == letter.id))
-        row = was.first()
-        if row is not None and row.lease == letter.row.lease and row.look_again != letter.row.look_again:
-            raise MailDeferredError("something changed for this person meanwhile", counts=False)
         raise LostLeaseError("the lease of this letter ran out before its final dot")
 
     def _driven(
@@ -555,9 +550,6 @@ def _marking(
         messages.c.lease == sa.bindparam("held"),
         messages.c.state == "sending",
         messages.c.next_at > now,
-        # Who stops letters says so on the row as well. PostgreSQL reads that anew when it had to wait for them, but
-        # nothing else of what they wrote.
-        messages.c.look_again == sa.bindparam("as_claimed", type_=sa.Boolean),
         ~stopped,
     ]
     if heeded:

@@ -267,12 +267,6 @@ def forget_member(tx: Transaction, site: SiteId, member: MemberId) -> None:
     _keep_apart(tx, [site], forgetting=True)
     stop_letters(tx, site, StopLetters(reason=FORGOTTEN, member=member))
     mine = sa.and_(messages.c.site == site, messages.c.member == member)
-    # What a worker has in hand is taken away: its mark may be waiting for this very row, and would not see more.
-    tx.execute(
-        sa.update(messages)
-        .where(mine, messages.c.state == "sending", ~messages.c.marked)
-        .values(state="skipped", reason=FORGOTTEN, lease=None)
-    )
     tx.execute(
         sa.update(messages).where(mine).values(context={}, address_hash=None, domain=None, evidence=None)
     )

@@ -54,8 +54,8 @@ def _tell_sqlite() -> None:
     ever had where one person's rows are asked for. What it would have counted in a database of ten million letters is
     written down instead, so its plans are the same in every database."""
     op.execute("ANALYZE heartbeats")  # makes the table of figures
-    op.execute("DELETE FROM sqlite_stat1")
     table = sa.table("sqlite_stat1", sa.column("tbl"), sa.column("idx"), sa.column("stat"))
+    op.execute(sa.delete(table).where(table.c.tbl.in_([*_FIGURES, "heartbeats"])))  # nobody else's
     rows = [
         {"tbl": name, "idx": index, "stat": stat}
         for name, figures in _FIGURES.items()
