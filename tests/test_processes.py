@@ -175,6 +175,8 @@ def test_sigterm_in_the_middle_of_work_ends_everybody_and_leaves_nothing_claimed
     try:
         for address in people:
             join(stage, address)
+        # What is refused meanwhile Wix brings again after six seconds, and then after a minute.
+        until(lambda: not stage.deliveries()["counts"]["queued"], "Wix to have told of everybody")
         until(lambda: claimed(stage), "work to have begun")
         stage.household.children.clear()  # nobody starts them again meanwhile
         for child in children:
