@@ -44,6 +44,8 @@ from tasks.routes import ROUTES
 from webhooks.endpoint import PATH, Door
 from webhooks.health import health_routes
 from webhooks.inbound import inbound_routes
+from webhooks.intake import COMMIT_WITHIN_S, Intake, intake_aside
+from webhooks.opening import Opener
 from webhooks.unsubscribe import unsubscribe_routes
 from webhooks.verify import Verifier, load_public_key
 
@@ -66,24 +68,30 @@ class _Web(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings, renderer: Renderer | None = None) -> Starlette:
+def create_app(
+    settings: Settings, renderer: Renderer | None = None, *, with_aside: bool = False
+) -> Starlette:
     """The web process for settings that were checked; `renderer` as the check has left it. Looks at the database once,
     and raises ConfigError when its tables are not those of this release; every other connection is opened when it is
-    needed."""
-    # Wix waits 1.25 s: a lock that is held longer than a second is answered with 503.
-    database = open_database(settings.database, timeout_s=1.0)
+    needed. `with_aside`: deliveries are opened and committed in a process of its own, which is much faster."""
+    database = open_database(settings.database, timeout_s=COMMIT_WITHIN_S)
     # People wait longer, and however many do, they take no connection from the door.
     desk = Database(settings.database, timeout_s=DESK_WAITS_S)
     journal = Journal(database, listened=ROUTES)
     suppressions = Suppressions(database)
     celery = create_celery_app(settings.broker, publisher=True)
     doorbell = Doorbell(functools.partial(ring, celery))
-    inbox = Inbox(journal.insert, doorbell.ring)
     registry = CollectorRegistry()
     registry.register(_Rows(database, doorbell))
     keys = [load_public_key(text) for text in (settings.wix_public_key, settings.wix_public_key_next) if text]
     tokens = UnsubscribeTokens(settings.secret_keys[0], settings.secret_keys[1:])
     hashes = AddressHashes(settings.secret_keys[0], settings.secret_keys[1:])
+    opener = Opener(hashes.of)
+    inbox = Inbox(
+        Intake(journal, opener).take,
+        doorbell.ring,
+        aside=intake_aside(settings.database, settings.secret_keys, ROUTES) if with_aside else None,
+    )
 
     def unsubscribe(claim: UnsubscribeClaim, group: GroupId | None) -> None:
         if claim == TRIAL:
@@ -114,7 +122,7 @@ def create_app(settings: Settings, renderer: Renderer | None = None) -> Starlett
         database.close()
         desk.close()
 
-    door = Door(Verifier(keys, hash_address=hashes.of), inbox, registry)
+    door = Door(Verifier(keys), opener, inbox, registry)
     app = _Web(
         door,
         routes=[

@@ -19,9 +19,6 @@ from tasks.services import Services
 
 log = logging.getLogger(__name__)
 
-GIVE_WAY_AFTER_S = 0.0001
-"""The thread that commits needs Python's lock a few times for each commit; by default it waits 5 ms each time while the
-loop is busy."""
 CUT_SHORT_AFTER_S = 13.0
 """Longer than most turns; with LET_GO_WITHIN_S it is shorter than what the supervisor (17 s) or a platform gives."""
 LET_GO_WITHIN_S = 2.0
@@ -38,9 +35,8 @@ def serve_web() -> None:
         find_port(checked.settings.port)
     set_up_logging("web")
     end_with_parent()
-    app = create_app(checked.settings, checked.renderer)
+    app = create_app(checked.settings, checked.renderer, with_aside=True)
     _be_in_place()
-    sys.setswitchinterval(GIVE_WAY_AFTER_S)
     uvicorn.run(
         app,
         host="0.0.0.0",  # noqa: S104 (the platform's router comes from outside)

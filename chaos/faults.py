@@ -11,7 +11,7 @@ from random import Random
 
 from redis.exceptions import RedisError
 
-from chaos.stage import PostgresStore, SqliteStore, Stage
+from chaos.stage import PostgresStore, SqliteStore, Stage, _children_of
 
 Do = Callable[[Stage, Random], None]
 
@@ -47,6 +47,14 @@ def _kill_one_child(stage: Stage, random: Random) -> None:
     pid = stage.one_child("worker", random.randrange(8))
     if pid is not None:
         stage.note_kill("worker")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, HARD)
+
+
+def _kill_asides(stage: Stage, random: Random) -> None:
+    """What writes for a worker's processes, and not these."""
+    child = stage.one_child("worker", random.randrange(8))
+    for pid in _children_of(child) if child is not None else ():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, HARD)
 
@@ -156,8 +164,10 @@ FAULTS = (
     Fault("worker: parent killed", _signal("worker")),
     Fault("worker: one child killed", _kill_one_child, times=3),
     Fault("worker: all of it killed", _signal("worker", pool=True)),
+    Fault("worker: the process aside killed", _kill_asides, times=4),
     Fault("worker: SIGTERM under load", _signal("worker", number=SOFT)),
     Fault("web: killed", _signal("web"), times=2),
+    Fault("web: the process aside killed", _signal("web", pool=True, parent=False), times=4),
     Fault("web: SIGTERM under load", _signal("web", number=SOFT)),
     Fault("beat: killed", _signal("beat"), times=2),
     Fault(

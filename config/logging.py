@@ -3,6 +3,9 @@
 Our modules log through the standard library; structlog only writes the lines, as JSON when
 nobody is watching and for people on a terminal. A line of plain fields, which nearly all are, is written
 without it: the door has a line for each delivery, and structlog takes as long for it as the signature.
+
+A record's `each`, a list of fields, is as many lines, each with its fields: the library takes as long to make one
+record as a line takes.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import functools
 import logging
 import sys
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TextIO
@@ -61,7 +65,7 @@ def set_up_logging(process: str, level: int = logging.INFO) -> None:
         if on_terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
-    handler = logging.StreamHandler(sys.stdout) if on_terminal else Lines(sys.stdout, process)
+    handler = Screen(sys.stdout) if on_terminal else Lines(sys.stdout, process)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=chain,
@@ -88,6 +92,26 @@ def _time_of(created_s: float) -> str:
     return f"{_second_of(whole_s)}.{microseconds:06}Z"
 
 
+def _one_by_one(record: logging.LogRecord) -> Iterable[logging.LogRecord]:
+    shared = dict(vars(record))
+    for fields in shared.pop("each", ({},)):
+        yield logging.makeLogRecord(shared | fields)
+
+
+class Screen(logging.StreamHandler[TextIO]):
+    """For people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for one in _one_by_one(record) if hasattr(record, "each") else (record,):
+            super().emit(one)
+
+
+def _as_json(fields: dict[str, Any]) -> str:
+    """Raises ValueError or OverflowError for what structlog would write otherwise."""
+    fields.pop("color_message", None)
+    return msgspec.json.format(msgspec.json.encode(fields), indent=0).decode("ascii")
+
+
 class Lines(logging.StreamHandler[TextIO]):
     """Writes what is logged within an event loop once per turn of it, at the turn's end, and everything else at once.
     What still waits when the process ends is written by logging.shutdown; a server that was told to end by a signal
@@ -109,19 +133,35 @@ class Lines(logging.StreamHandler[TextIO]):
                         break
                     fields[name] = value
             else:
-                fields["level"] = record.levelname.lower()
-                fields["logger"] = record.name
-                fields["timestamp"] = _time_of(record.created)
-                fields["process"] = self._process
-                fields.pop("color_message", None)
                 # Not a letter that is not ASCII, half a character, a huge number.
                 with contextlib.suppress(ValueError, OverflowError):
-                    return msgspec.json.format(msgspec.json.encode(fields), indent=0).decode("ascii")
+                    return _as_json(fields | self._end_of(record))
         return super().format(record)
+
+    def _format_each(self, record: logging.LogRecord, each: Sequence[dict[str, Any]]) -> Iterable[str]:
+        """The same for the records of _one_by_one."""
+        start, end = {"event": record.getMessage()}, self._end_of(record)
+        shares_nothing = len(vars(record)) == _NOT_BEFORE + 1
+        try:
+            if shares_nothing and all(_PLAIN.issuperset(map(type, fields.values())) for fields in each):
+                return [_as_json({**start, **fields, **end}) for fields in each]
+        except (ValueError, OverflowError):
+            pass
+        return map(self.format, _one_by_one(record))
+
+    def _end_of(self, record: logging.LogRecord) -> dict[str, str]:
+        return {
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "timestamp": _time_of(record.created),
+            "process": self._process,
+        }
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._waiting.append(self.format(record) + self.terminator)
+            each = record.__dict__.get("each")
+            lines = (self.format(record),) if each is None else self._format_each(record, each)
+            self._waiting.extend(lines)
         except Exception:  # noqa: BLE001 (as the standard library's handlers do)
             self.handleError(record)
             return
@@ -145,5 +185,5 @@ class Lines(logging.StreamHandler[TextIO]):
         with self.lock:  # type: ignore[union-attr] # only a handler that was not made yet has none
             lines, self._waiting, self._written_by = self._waiting, [], None
             if lines:
-                self.stream.write("".join(lines))
+                self.stream.write(self.terminator.join([*lines, ""]))
             super().flush()

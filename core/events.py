@@ -6,6 +6,7 @@ JSON text B, the event itself. `identity` inside A is not needed and not kept. W
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -136,24 +137,25 @@ def open_delivery(
             raise MalformedEventError("data.data is nested too deeply") from exc
     if not isinstance(payload, str):
         raise MalformedEventError("data.data is not a text")
-    inner = parse_object(payload, "data.data")
+    head = _head_of(payload)
     try:
         payload.encode()
     except UnicodeEncodeError as exc:
         raise MalformedEventError("data.data is no Unicode text") from exc
     event_type = _TYPES.get(wire_type, wire_type)
-    issued_at = _epoch_time(claims.get("iat"))
-    event_id = inner.get("id")
-    erasure = inner.get("triggeredByAnonymizeRequest") is True
+    event_id = head.id
+    erasure = head.triggered_by_anonymize_request is True
     kept = payload
     if event_type in ABOUT_ADDRESSES:
         # A hash without a key, such as an id made of the whole payload, would give an address away to who guesses it.
+        inner = parse_object(payload, "data.data")
         kept = payload = _without_addresses(event_type, inner, erasure, hash_address)
     elif erasure:
-        kept = _ids_only(inner)
+        kept = _ids_only(parse_object(payload, "data.data"))
     if event_type in (APP_INSTALLED, APP_REMOVED, SUBSCRIPTION_CHANGED):
         # Removing the app twice reads the same both times, and changing one's mind may; only the token's own time
         # tells them apart.
+        issued_at = _epoch_time(claims.get("iat"))
         event_id = _hash_id(site, wire_type, payload, issued_at.isoformat() if issued_at else "")
     elif not is_plain(event_id, LONGEST_ID):
         event_id = _hash_id(site, wire_type, payload)
@@ -163,7 +165,7 @@ def open_delivery(
         type=event_type,
         # A clock that is ahead of ours must not plan letters into the future.
         occurred_at=min(
-            parse_time(inner.get("eventTime")) or issued_at or received_at, received_at
+            parse_time(head.event_time) or _epoch_time(claims.get("iat")) or received_at, received_at
         ).astimezone(UTC),
         payload=kept,
         erasure=erasure,
@@ -332,10 +334,28 @@ def parse_object(value: object, name: str) -> dict[str, Any]:
     return parsed
 
 
+class _Head(msgspec.Struct, rename="camel"):
+    """What the door looks at. The rest of the object is checked, but not made."""
+
+    id: Any = None
+    event_time: Any = None
+    triggered_by_anonymize_request: Any = None
+
+
+def _head_of(payload: str) -> _Head:
+    if len(payload) <= _TOO_SHORT_TO_HARM:
+        with contextlib.suppress(ValueError, RecursionError):  # or is it only half a character?
+            return _QUICK_HEAD.decode(payload)
+    inner = parse_object(payload, "data.data")
+    return _Head(*map(inner.get, _Head.__struct_encode_fields__))
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+_TOO_SHORT_TO_HARM = 4000  # characters; a number that is not made may have more digits than Python would read
+_QUICK_HEAD = msgspec.json.Decoder(_Head)
 _QUICK_JSON = msgspec.json.Decoder()
 _STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant)  # by default Python lets NaN and Infinity in
 

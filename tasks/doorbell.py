@@ -10,7 +10,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 BREAK_S = 2.0
-RING_AT_MOST_EVERY_S = 0.05
+RING_AT_MOST_EVERY_S = 0.1
 """The first ring goes at once; under load one wakes a worker for many commits."""
 ANSWER_WITHIN_S = 0.5
 """In all: a client's own timeouts are for each step, and there is none for looking up a name."""

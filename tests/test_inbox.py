@@ -9,12 +9,17 @@ from collections.abc import Sequence
 import pytest
 
 from core.errors import JournalUnavailableError
-from core.events import Event, EventId
+from core.events import EventId
 from integrations.store.database import Database
-from integrations.store.inbox import Inbox
+from integrations.store.inbox import Delivery, Inbox, Taken
 from integrations.store.journal import Journal
 from tasks.routes import ROUTES
 from tests.house import Clock, an_event
+from tests.webhooks.wix_signing import segment
+from webhooks.intake import Intake
+from webhooks.opening import Opener
+
+NEW = ("new", "an-id", "a-site", "a-type")
 
 
 class SlowDisk:
@@ -25,26 +30,26 @@ class SlowDisk:
         self.allowed = threading.Event()
         self.reached = threading.Event()
 
-    def insert(self, batch: Sequence[Event]) -> list[bool]:
-        self.batches.append([event.id for event in batch])
+    def take(self, batch: Sequence[Delivery]) -> list[Taken]:
+        self.batches.append([claims.decode() for claims, _ in batch])
         self.reached.set()
         assert self.allowed.wait(10)
-        return [True] * len(batch)
+        return [NEW] * len(batch)
 
 
 def test_whoever_arrives_during_a_commit_rides_in_the_next_one(clock: Clock):
     disk, rings = SlowDisk(), []
-    inbox = Inbox(disk.insert, lambda: rings.append(1), timeout_s=10)
+    inbox = Inbox(disk.take, lambda: rings.append(1), timeout_s=10)
 
     async def deliver() -> list[bool]:
-        first = asyncio.create_task(inbox.accept(an_event(clock, id="first")))
+        first = asyncio.create_task(inbox.accept(b"first", 0.0))
         await asyncio.to_thread(disk.reached.wait, 10)
-        others = [asyncio.create_task(inbox.accept(an_event(clock, id=f"e{n}"))) for n in range(20)]
+        others = [asyncio.create_task(inbox.accept(f"e{n}".encode(), 0.0)) for n in range(20)]
         await asyncio.sleep(0)
         disk.allowed.set()
         return list(await asyncio.gather(first, *others))
 
-    assert asyncio.run(deliver()) == [True] * 21
+    assert asyncio.run(deliver()) == [NEW] * 21
     inbox.close()
     assert [len(batch) for batch in disk.batches] == [1, 20]
     assert len(rings) == 2
@@ -52,28 +57,28 @@ def test_whoever_arrives_during_a_commit_rides_in_the_next_one(clock: Clock):
 
 def test_a_disk_that_takes_too_long_is_told_to_wix_as_503(clock: Clock):
     disk = SlowDisk()
-    inbox = Inbox(disk.insert, lambda: None, timeout_s=0.05)
+    inbox = Inbox(disk.take, lambda: None, timeout_s=0.05)
     with pytest.raises(JournalUnavailableError, match="in time"):
-        asyncio.run(inbox.accept(an_event(clock)))
+        asyncio.run(inbox.accept(b"one", 0.0))
     disk.allowed.set()
     inbox.close()
 
 
 def test_more_waiting_requests_than_there_is_room_for_are_refused_at_once(clock: Clock):
     disk = SlowDisk()
-    inbox = Inbox(disk.insert, lambda: None, timeout_s=5, most_waiting=2)
+    inbox = Inbox(disk.take, lambda: None, timeout_s=5, most_waiting=2)
 
     async def deliver() -> list[object]:
-        first = asyncio.create_task(inbox.accept(an_event(clock, id="first")))
+        first = asyncio.create_task(inbox.accept(b"first", 0.0))
         await asyncio.to_thread(disk.reached.wait, 10)
-        crowd = [asyncio.create_task(inbox.accept(an_event(clock, id=f"e{n}"))) for n in range(5)]
+        crowd = [asyncio.create_task(inbox.accept(f"e{n}".encode(), 0.0)) for n in range(5)]
         await asyncio.sleep(0)
         disk.allowed.set()
         return list(await asyncio.gather(first, *crowd, return_exceptions=True))
 
     answers = asyncio.run(deliver())
     inbox.close()
-    assert answers[:3] == [True] * 3
+    assert answers[:3] == [NEW] * 3
     assert all(isinstance(answer, JournalUnavailableError) for answer in answers[3:])
     assert len(answers[3:]) == 3
 
@@ -81,11 +86,11 @@ def test_more_waiting_requests_than_there_is_room_for_are_refused_at_once(clock:
 def test_who_comes_in_the_same_turn_of_the_loop_rides_together_and_waits_for_nobody(clock: Clock):
     disk = SlowDisk()
     disk.allowed.set()
-    inbox = Inbox(disk.insert, lambda: None, timeout_s=10)
+    inbox = Inbox(disk.take, lambda: None, timeout_s=10)
 
     async def deliver() -> None:
-        await asyncio.gather(*(inbox.accept(an_event(clock, id=f"e{n}")) for n in range(20)))
-        await inbox.accept(an_event(clock, id="alone"))
+        await asyncio.gather(*(inbox.accept(f"e{n}".encode(), 0.0) for n in range(20)))
+        await inbox.accept(b"alone", 0.0)
 
     asyncio.run(deliver())
     inbox.close()
@@ -94,13 +99,13 @@ def test_who_comes_in_the_same_turn_of_the_loop_rides_together_and_waits_for_nob
 
 def test_everybody_waits_equally_long_though_one_timer_serves_all(clock: Clock):
     disk = SlowDisk()
-    inbox = Inbox(disk.insert, lambda: None, timeout_s=0.2)
+    inbox = Inbox(disk.take, lambda: None, timeout_s=0.2)
 
     async def wait(name: str) -> float:
         loop = asyncio.get_running_loop()
         came_at = loop.time()
         with pytest.raises(JournalUnavailableError, match="in time"):
-            await inbox.accept(an_event(clock, id=name))
+            await inbox.accept(name.encode(), 0.0)
         return loop.time() - came_at
 
     async def deliver() -> list[float]:
@@ -117,15 +122,13 @@ def test_everybody_waits_equally_long_though_one_timer_serves_all(clock: Clock):
 
 def test_large_deliveries_are_not_held_in_memory_twice_by_the_hundred(clock: Clock):
     disk = SlowDisk()
-    inbox = Inbox(disk.insert, lambda: None, timeout_s=10)
+    inbox = Inbox(disk.take, lambda: None, timeout_s=10)
 
     async def deliver() -> None:
-        first = asyncio.create_task(inbox.accept(an_event(clock, id="first")))
+        first = asyncio.create_task(inbox.accept(b"first", 0.0))
         await asyncio.to_thread(disk.reached.wait, 10)
-        large = "y" * 1_000_000
-        others = [
-            asyncio.create_task(inbox.accept(an_event(clock, id=f"e{n}", payload=large))) for n in range(9)
-        ]
+        large = b"y" * 1_000_000
+        others = [asyncio.create_task(inbox.accept(large, 0.0)) for _ in range(9)]
         await asyncio.sleep(0)
         disk.allowed.set()
         await asyncio.gather(first, *others)
@@ -136,56 +139,54 @@ def test_large_deliveries_are_not_held_in_memory_twice_by_the_hundred(clock: Clo
 
 
 def test_a_refused_commit_refuses_everybody_who_rode_in_it(clock: Clock):
-    def away(batch: Sequence[Event]) -> list[bool]:
+    def away(batch: Sequence[Delivery]) -> list[Taken]:
         raise JournalUnavailableError("the database is away")
 
     inbox = Inbox(away, lambda: pytest.fail("nothing was committed"))
     with pytest.raises(JournalUnavailableError, match="away"):
-        asyncio.run(inbox.accept(an_event(clock)))
+        asyncio.run(inbox.accept(b"one", 0.0))
     inbox.close()
 
 
 def test_one_event_the_database_cannot_take_does_not_refuse_the_others(database: Database, clock: Clock):
-    journal = Journal(database, listened=ROUTES)
+    intake = Intake(Journal(database, listened=ROUTES), Opener())
     started, go = threading.Event(), threading.Event()
 
-    def insert(batch: Sequence[Event]) -> list[bool]:
+    def take(batch: Sequence[Delivery]) -> list[Taken]:
         started.set()
         assert go.wait(10)
-        if any(event.id == "poison" for event in batch):
+        if any(claims == segment("poison") for claims, _ in batch):
             raise ValueError("no database can take this")
-        return journal.insert(batch)
+        return intake.take(batch)
 
-    inbox = Inbox(insert, lambda: None, timeout_s=10)
+    inbox = Inbox(take, lambda: None, timeout_s=10)
 
     async def deliver() -> list[object]:
-        tasks = [asyncio.create_task(inbox.accept(an_event(clock, id="e0")))]
+        tasks = [asyncio.create_task(inbox.accept(segment("e0"), 0.0))]
         await asyncio.to_thread(started.wait, 10)
-        tasks += [
-            asyncio.create_task(inbox.accept(an_event(clock, id=name))) for name in ("e1", "poison", "e2")
-        ]
+        tasks += [asyncio.create_task(inbox.accept(segment(name), 0.0)) for name in ("e1", "poison", "e2")]
         await asyncio.sleep(0)
         go.set()
         return list(await asyncio.gather(*tasks, return_exceptions=True))
 
     answers = asyncio.run(deliver())
     inbox.close()
-    assert answers[:2] == [True, True]
+    assert [told[0] for told in answers[:2]] == ["new", "new"]
     assert isinstance(answers[2], JournalUnavailableError)
-    assert answers[3] is True
+    assert answers[3][0] == "new"
 
 
 def test_closing_commits_what_still_waits(database: Database, clock: Clock):
     journal = Journal(database, listened=ROUTES)
-    inbox = Inbox(journal.insert, lambda: None)
+    inbox = Inbox(Intake(journal, Opener()).take, lambda: None)
 
-    async def deliver() -> bool:
-        task = asyncio.create_task(inbox.accept(an_event(clock)))
+    async def deliver() -> Taken:
+        task = asyncio.create_task(inbox.accept(segment("one"), 0.0))
         await asyncio.sleep(0)
         await asyncio.to_thread(inbox.close)
         return await task
 
-    assert asyncio.run(deliver()) is True
+    assert asyncio.run(deliver())[0] == "new"
     assert journal.counts() == {"received": 1}
 
 

@@ -17,7 +17,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +44,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from core.errors import ConfigError, JournalUnavailableError
+from integrations.aside import Aside, Asked, GoneError
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,13 @@ _MIGRATION_LOCK = 0x7573686572  # "usher": whose advisory lock it is on a Postgr
 _LIVES_FOR_S = 1.0
 _BEGUN_AT = "usher_begun_at"
 _USED_AT = "usher_used_at"
+# A plan that is kept is of the day it was made: of a young table it reads all, and goes on reading all.
+PLAN_EACH = "-c plan_cache_mode=force_custom_plan"
+# Planning a statement takes as long as what goes by a key. For connections that send nothing else.
+PLAN_ONCE = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
+# By itself SQLite copies its log into the file at every 4 MB, while whoever committed waits; here it may at 64 MB.
+_RARELY, _CHECKPOINT = "PRAGMA wal_autocheckpoint=16000", "PRAGMA wal_checkpoint(PASSIVE)"
+_SQLITE_FIRST = ("PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +83,26 @@ class Database:
     """`clock` replaces the database's own clock, for tests."""
 
     def __init__(
-        self, url: str, *, timeout_s: float = 5.0, clock: Callable[[], datetime] | None = None
+        self,
+        url: str,
+        *,
+        timeout_s: float = 5.0,
+        plans: str = PLAN_EACH,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         self.url = parse_database_url(url)
         self._clock = clock
+        self._timeout_s = timeout_s
         self._pid = os.getpid()
         if self.url.get_backend_name() == "sqlite":
             # Taking the write lock at once waits its turn; upgrading a read lock later fails instead.
             self.engine = _sqlite_engine(self.url, timeout_s, connections=1, begin="BEGIN IMMEDIATE")
             self._reading = _sqlite_engine(self.url, timeout_s, connections=2, begin="BEGIN")
         else:
-            self.engine = _postgresql_engine(self.url, timeout_s)
+            self.engine = _postgresql_engine(self.url, timeout_s, plans)
             self._reading = self.engine
         self._driver: Any = self.engine.dialect.loaded_dbapi
+        self._writer: Aside | None = None
 
     def begin(self) -> contextlib.AbstractContextManager[Transaction]:
         """One transaction, committed at the end of the block. Raises JournalUnavailableError."""
@@ -97,13 +112,41 @@ class Database:
         """One transaction that only looks: on SQLite nobody waits for it, and it waits for nobody who writes."""
         return self._transaction(self._reading)
 
-    def alone(self, statement: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    def use_writer(self) -> None:
+        """Let another process run what goes alone, as soon as it is there. Call it after the fork, and use `alone` and
+        `begin_alone` from one thread."""
+        self._writer = self.aside()
+
+    def alone(self, statement: str, parameters: tuple[object, ...]) -> Sequence[Sequence[Any]]:
         """One statement in the driver's own words, committed by itself; returns the rows it returns. On PostgreSQL that
         is one way to the server and back, where a transaction takes three. Raises JournalUnavailableError, and what
-        SQLAlchemy raises.
-
-        It goes past SQLAlchemy's own connection, which takes longer over it than the driver does.
+        SQLAlchemy raises. Where a writer is lost on the way the statement may run twice.
         """
+        return self.begin_alone(statement, parameters)()
+
+    def begin_alone(
+        self, statement: str, parameters: tuple[object, ...]
+    ) -> Callable[[], Sequence[Sequence[Any]]]:
+        """As alone, but without waiting where there is a writer: what is returned waits. They are run in the order in
+        which they were begun."""
+        writer = self._writer
+        if writer is not None and writer.is_ready():
+            with contextlib.suppress(GoneError):
+                asked = writer.begin(statement, parameters)
+                return lambda: self._hear(writer, asked, statement, parameters)
+        rows = self._alone(statement, parameters)
+        return lambda: rows
+
+    def _hear(
+        self, writer: Aside, asked: Asked, statement: str, parameters: tuple[object, ...]
+    ) -> Sequence[Sequence[Any]]:
+        try:
+            return writer.hear(asked)  # type: ignore[no-any-return] # as runs_statements says
+        except GoneError:
+            return self._alone(statement, parameters)
+
+    def _alone(self, statement: str, parameters: tuple[object, ...]) -> Sequence[Sequence[Any]]:
+        """Past SQLAlchemy's own connection, which takes longer over it than the driver does."""
         with self._errors():
             connection = self.engine.raw_connection()
             try:
@@ -128,6 +171,20 @@ class Database:
                 raise
             finally:
                 connection.close()
+
+    def aside(self) -> Aside:
+        """The same connection in the driver's own words, for a process of its own."""
+        runs = "integrations.store.statements:runs_statements"
+        if self.url.get_backend_name() == "sqlite":
+            file = Path(self.url.database or "").absolute().as_uri()  # mode: a missing file stays missing
+            how = {"timeout": self._timeout_s, "isolation_level": None, "uri": True}
+            return Aside(
+                runs, "sqlite3", [f"{file}?mode=rw"], how, (*_SQLITE_FIRST, _RARELY), "", _CHECKPOINT
+            )
+        args, kept = self.engine.dialect.create_connect_args(self.url)
+        how = {**kept, **_postgresql_limits(self.url, self._timeout_s, PLAN_ONCE), "autocommit": True}
+        del how["context"]  # SQLAlchemy's own adapters
+        return Aside(runs, "psycopg", args, how, (), "DISCARD PLANS", "")
 
     def time_alone(self) -> datetime | None:
         """What a statement that goes alone takes for now; None where it asks the server in its own words."""
@@ -164,6 +221,8 @@ class Database:
         return begun_at.astimezone(UTC)
 
     def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
         self.engine.dispose()
         self._reading.dispose()
 
@@ -278,21 +337,23 @@ def _sqlite_engine(url: sa.URL, timeout_s: float, *, connections: int, begin: st
     return engine
 
 
-def _postgresql_engine(url: sa.URL, timeout_s: float) -> sa.Engine:
+def _postgresql_limits(url: sa.URL, timeout_s: float, plans: str) -> dict[str, Any]:
     milliseconds = int(timeout_s * 1000)
+    return {
+        "connect_timeout": max(1, int(timeout_s)),
+        "options": f"{url.query.get('options', '')}"
+        f" -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+        f" -c idle_in_transaction_session_timeout={4 * milliseconds} -c synchronous_commit=on"
+        f" -c timezone=UTC {plans}",
+    }
+
+
+def _postgresql_engine(url: sa.URL, timeout_s: float, plans: str) -> sa.Engine:
     engine = sa.create_engine(
         url,
         pool_size=4,
         pool_timeout=timeout_s,
-        connect_args={
-            "connect_timeout": max(1, int(timeout_s)),
-            "options": f"{url.query.get('options', '')}"
-            f" -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
-            f" -c idle_in_transaction_session_timeout={4 * milliseconds} -c synchronous_commit=on"
-            " -c timezone=UTC"
-            # A plan that is kept is of the day it was made: of a young table it reads all, and goes on reading all.
-            " -c plan_cache_mode=force_custom_plan",
-        },
+        connect_args=_postgresql_limits(url, timeout_s, plans),
         isolation_level="AUTOCOMMIT",  # the driver would send its BEGIN as a message of its own
         hide_parameters=True,
     )
@@ -349,8 +410,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, timeout_s: float) -> None:
                 if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= ends_at:
                     raise
                 time.sleep(0.02)
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
+        for statement in _SQLITE_FIRST:
+            cursor.execute(statement)
 
 
 def _is_hopeless(exc: BaseException | None) -> bool:

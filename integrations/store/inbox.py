@@ -1,6 +1,7 @@
 """Many requests, one commit: whoever arrives while a commit is in flight rides in the next one.
 
-A thread owns the writing, so a slow disk never holds up the event loop, and a lone request is written at once.
+A process aside or, while there is none, a thread commits, so a slow disk never holds up the event loop,
+and a lone request is written at once.
 """
 
 from __future__ import annotations
@@ -10,108 +11,179 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from core.errors import JournalUnavailableError
-from core.events import Event
+from integrations.aside import PATIENCE_S, Aside, Asked, GoneError
+from integrations.deadlines import Deadlines
 
 log = logging.getLogger(__name__)
 
 _LARGEST_BATCH = 200
-_LARGEST_BATCH_CHARS = 4_000_000
+_LARGEST_BATCH_BYTES = 4_000_000
 
-
-_Waiting = tuple[Event, asyncio.Future[bool]]
+Delivery = tuple[bytes, float]
+Taken = Sequence[str]
+_Waiting = tuple[Delivery, asyncio.Future[Taken]]
+_Said = Taken | JournalUnavailableError
 
 
 class Inbox:
-    """`insert` commits a batch and says which were new; `committed` is called after each commit with something new.
+    """`take` commits a batch of deliveries and says what became of each, on this object's thread; the first word is
+    "new" where something was. `committed` is called after each commit with something new. `aside` does what `take`
+    does; then all is asked from one event loop.
 
-    Both run on this object's thread. `timeout_s` is how long a request waits at most: Wix waits 1.25 s, and
-    what commits later is met by its next delivery as a duplicate.
+    `timeout_s` is how long a request waits at most: Wix waits 1.25 s, and what commits later is met by its next
+    delivery as a duplicate.
     """
 
     def __init__(
         self,
-        insert: Callable[[Sequence[Event]], Sequence[bool]],
+        take: Callable[[Sequence[Delivery]], Sequence[Taken]],
         committed: Callable[[], None],
         *,
+        aside: Aside | None = None,
         timeout_s: float = 1.0,
         most_waiting: int = 5000,
     ) -> None:
-        self._insert = insert
+        self._take = take
         self._committed = committed
-        self._timeout_s = timeout_s
+        self._aside = aside
         self._most_waiting = most_waiting
         self._waiting: deque[_Waiting] = deque()
+        self._left: deque[list[_Waiting]] = deque()
+        """What was not seen through aside."""
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._is_rung = False
-        self._unanswered: dict[asyncio.Future[bool], float] = {}
-        self._watched_by: asyncio.AbstractEventLoop | None = None
+        self._flights: deque[tuple[list[_Waiting], Asked, float]] = deque()
+        """What is asked aside, and since when."""
+        self._is_thread_busy = False
+        self._unanswered = Deadlines(timeout_s, self._refuse_late)
         self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
         self._thread.start()
 
-    async def accept(self, event: Event) -> bool:
-        """True when new, False when known already. Raises JournalUnavailableError when it is not committed in time."""
+    async def accept(self, claims: bytes, came_at: float) -> Taken:
+        """What became of it. Raises JournalUnavailableError when it is not committed in time."""
         if len(self._waiting) >= self._most_waiting:
             raise JournalUnavailableError("too many deliveries wait for the database")
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bool] = loop.create_future()
-        self._unanswered[answer] = loop.time() + self._timeout_s
-        if self._watched_by is not loop:
-            self._watched_by = loop
-            loop.call_at(self._unanswered[answer], self._refuse_late, loop)
+        answer: asyncio.Future[Taken] = loop.create_future()
+        self._unanswered.add(answer, loop)
         if not self._is_rung:
             self._is_rung = True
             loop.call_soon(self._ring)
-        self._waiting.append((event, answer))
+        self._waiting.append(((claims, came_at), answer))
         try:
             return await answer
         finally:
-            self._unanswered.pop(answer, None)
+            self._unanswered.remove(answer)
 
     def _ring(self) -> None:
         """At the end of the loop's turn: who came in the same turn rides together, and a commit waits for nobody."""
         self._is_rung = False
+        if not self._has_enough_aside() and (self._is_thread_busy or not self._ask_aside()):
+            self._wake_thread()
+
+    def _has_enough_aside(self) -> bool:
+        """A second batch follows the first at once, however long this turn of the loop takes, if it is as large. Others
+        are thought of when there is an answer."""
+        return len(self._flights) > 1 or (
+            bool(self._flights) and len(self._waiting) < len(self._flights[0][0])
+        )
+
+    def _ask_aside(self) -> bool:
+        aside = self._aside
+        if aside is None or not aside.is_ready():
+            return False
+        batch = self._next_batch()
+        if not batch:
+            return True
+        if aside.before_closing is None:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(aside.fileno(), self._hear)
+            aside.before_closing = loop.remove_reader
+        try:
+            asked = aside.begin([delivery for delivery, _ in batch])
+        except GoneError:
+            self._left.append(batch)
+            return False
+        self._flights.append((batch, asked, time.monotonic()))
+        return True
+
+    def _hear(self) -> None:
+        """There is an answer, or nobody to give one any more."""
+        if self._aside is None or not self._flights:
+            self._give_up_aside()
+            return
+        while True:
+            batch, asked, _ = self._flights.popleft()
+            try:
+                said = self._aside.hear(asked)
+            except JournalUnavailableError as exc:
+                _tell(batch, [exc] * len(batch))
+            except GoneError:
+                self._left.append(batch)
+                self._wake_thread()
+            else:
+                _tell(batch, said)
+                self._ring_for(said)
+            if not self._flights or self._flights[0][1].answer is None:
+                break
+        if self._waiting and not self._is_rung:
+            self._is_rung = True
+            asyncio.get_running_loop().call_soon(self._ring)
+
+    def _refuse_late(self, answer: asyncio.Future[Taken]) -> None:
+        if not answer.done():
+            answer.set_exception(JournalUnavailableError("the database did not commit in time"))
+        if self._flights and self._flights[0][-1] < time.monotonic() - PATIENCE_S:
+            self._give_up_aside()
+            self._hear()
+
+    def _give_up_aside(self) -> None:
+        if self._aside is not None:
+            self._aside.kill()
+
+    def _wake_thread(self) -> None:
+        self._is_thread_busy = True
         self._bell.put(True)
 
-    def _refuse_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One timer for all, who wait equally long: set for the first of them."""
-        for answer, ends_at in list(self._unanswered.items()):
-            if ends_at > loop.time():
-                loop.call_at(ends_at, self._refuse_late, loop)
-                return
-            if not answer.done():
-                answer.set_exception(JournalUnavailableError("the database did not commit in time"))
-        self._watched_by = None
-
     def close(self) -> None:
-        """Commit what waits, then end the thread."""
+        """Commit what waits, then end the thread, and what is aside."""
+        while self._flights:
+            self._hear()
         self._bell.put(False)
         self._thread.join(timeout=10.0)
+        if self._aside is not None:
+            self._aside.close()
 
     def _run(self) -> None:
         is_open = True
         while is_open:
             is_open = self._bell.get()
-            while batch := self._next_batch():
-                self._commit(batch)
+            while self._left or self._waiting:
+                self._commit(self._left.popleft() if self._left else self._next_batch())
+            self._is_thread_busy = False
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         size = 0
-        while self._waiting and len(batch) < _LARGEST_BATCH and size < _LARGEST_BATCH_CHARS:
-            event, answer = self._waiting.popleft()
+        while self._waiting and len(batch) < _LARGEST_BATCH and size < _LARGEST_BATCH_BYTES:
+            delivery, answer = self._waiting.popleft()
             # Nobody waits for it any more: Wix has been told 503 and comes again.
             if not answer.done():
-                batch.append((event, answer))
-                size += len(event.payload)
+                batch.append((delivery, answer))
+                size += len(delivery[0])
         return batch
 
     def _commit(self, batch: list[_Waiting]) -> None:
+        batch = [item for item in batch if not item[1].done()]
+        if not batch:
+            return
         try:
-            said: Sequence[bool | JournalUnavailableError] = self._insert([event for event, _ in batch])
+            said: Sequence[_Said] = self._take([delivery for delivery, _ in batch])
         except JournalUnavailableError as exc:
             said = [exc] * len(batch)
         except Exception as exc:  # noqa: BLE001 (whatever a driver raises)
@@ -121,23 +193,24 @@ class Inbox:
                     self._commit([item])
                 return
             # No traceback: a driver's error repeats the row, and the row holds the payload.
-            about = {"event_id": batch[0][0].id, "error": type(getattr(exc, "orig", None) or exc).__name__}
-            log.error("journal.refused", extra=about)
+            log.error("journal.refused", extra={"error": type(getattr(exc, "orig", None) or exc).__name__})
             said = [JournalUnavailableError("the database cannot take this event")]
-        answers = [(answer, word) for (_, answer), word in zip(batch, said, strict=True)]
-        for loop in {answer.get_loop() for answer, _ in answers}:
-            mine = [pair for pair in answers if pair[0].get_loop() is loop]
+        for loop in {answer.get_loop() for _, answer in batch}:
+            mine = [at for at, (_, answer) in enumerate(batch) if answer.get_loop() is loop]
             with contextlib.suppress(RuntimeError):  # the loop is closed: its requests are gone
-                loop.call_soon_threadsafe(_tell, mine)
-        if any(word is True for word in said):
+                loop.call_soon_threadsafe(_tell, [batch[at] for at in mine], [said[at] for at in mine])
+        self._ring_for(said)
+
+    def _ring_for(self, said: Sequence[_Said]) -> None:
+        if any(not isinstance(word, JournalUnavailableError) and word[0] == "new" for word in said):
             self._committed()
 
 
-def _tell(answers: list[tuple[asyncio.Future[bool], bool | JournalUnavailableError]]) -> None:
-    for future, said in answers:
-        if future.done():
+def _tell(batch: Sequence[_Waiting], said: Sequence[_Said]) -> None:
+    for (_, answer), word in zip(batch, said, strict=True):
+        if answer.done():
             continue
-        if isinstance(said, bool):
-            future.set_result(said)
+        if isinstance(word, JournalUnavailableError):
+            answer.set_exception(word)
         else:
-            future.set_exception(said)
+            answer.set_result(word)

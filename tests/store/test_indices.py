@@ -252,7 +252,7 @@ UNASKED = {
 def _asking() -> Iterator[tuple[str, CodeType]]:
     """Functions of the stores that send a statement."""
     for found in pkgutil.iter_modules(integrations.store.__path__):
-        if found.ispkg or found.name in ("database", *SMALL):
+        if found.ispkg or found.name in ("database", "statements", *SMALL):
             continue
         module = importlib.import_module(f"integrations.store.{found.name}")
         for name, code in _codes(module):

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from starlette.types import ASGIApp
 
 from core.events import Event, EventId
 from webhooks.endpoint import PATH, Door
+from webhooks.intake import Intake, Taken
+from webhooks.opening import Opener
 from webhooks.verify import Verifier
 
 WIX_KEY = generate_private_key(65537, 2048)
@@ -63,6 +66,11 @@ def claims(
     return {"data": json.dumps(outer), "iat": now_s, "exp": now_s + 300_000, **more}
 
 
+def segment(name: str) -> bytes:
+    """The claims of a delivery with this event id, as they stand in a token."""
+    return b64(json.dumps(claims({"id": name})).encode())
+
+
 def delivery(*args: Any, key: RSAPrivateKey = WIX_KEY, header: object = None, **more: Any) -> bytes:
     """A whole body as Wix sends it."""
     return sign(json.dumps(claims(*args, **more)).encode(), header, key=key)
@@ -76,20 +84,24 @@ class FakeJournal:
         self.error = error
         self._known: set[tuple[str, EventId]] = set()
 
-    async def accept(self, event: Event) -> bool:
+    async def accept(self, claims: bytes, came_at: float) -> Taken:
+        [taken] = Intake(self, Opener()).take([(claims, came_at)])
+        return taken
+
+    def insert(self, batch: Sequence[Event]) -> list[bool]:
         if self.error:
             raise self.error
-        self.accepted.append(event)
-        is_new = (event.site, event.id) not in self._known
-        self._known.add((event.site, event.id))
-        return is_new
+        self.accepted += batch
+        are_new = [(event.site, event.id) not in self._known for event in batch]
+        self._known |= {(event.site, event.id) for event in batch}
+        return are_new
 
 
 def a_door(
     journal: FakeJournal, registry: CollectorRegistry | None = None, *, body_timeout_s: float = 10
 ) -> Starlette:
     verifier = Verifier([WIX_KEY.public_key(), NEXT_KEY.public_key()])
-    door = Door(verifier, journal, registry or CollectorRegistry(), body_timeout_s=body_timeout_s)
+    door = Door(verifier, Opener(), journal, registry or CollectorRegistry(), body_timeout_s=body_timeout_s)
     return Starlette(routes=[Route(PATH, door, methods=["POST"])])
 
 

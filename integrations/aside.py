@@ -1,0 +1,243 @@
+"""A process of its own that answers one caller.
+
+What needs Python's lock many times for a short while, as the drivers of databases do, costs a busy loop, or a loop
+costs it, more than the work takes. Here it costs the process that asks one write and one read. It is there for speed
+alone: whoever asks can do the same without it, so it may be late, broken or dead at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from core.errors import JournalUnavailableError
+
+PATIENCE_S = 5.0
+"""For an answer. The database's own limits are shorter, so whoever takes longer is stopped, not busy."""
+_START_AGAIN_AFTER_S = 10.0
+_HEAD_BYTES = 8
+_PIECE_BYTES = 256 * 1024
+
+
+class GoneError(Exception):
+    """It may have been done or not: do it here."""
+
+
+class Asked:
+    """A question on its way."""
+
+    def __init__(self) -> None:
+        self.answer: tuple[str, Any] | None = None
+
+
+class Aside:
+    """`factory`, as in "package.module:name", makes of `of` the function that is asked there, and all that goes either
+    way is plain: texts, numbers, bytes, lists. One question is answered after the other. Not for two threads at once,
+    nor beyond a fork."""
+
+    def __init__(self, factory: str, *of: object) -> None:
+        self._made_by = [factory, *of]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._asked: deque[Asked] = deque()
+        self._hello: Asked | None = None
+        self._started_at = -_START_AGAIN_AFTER_S
+        self.before_closing: Callable[[int], object] | None = None
+        """Told the descriptor while it is still this one's, once."""
+
+    def is_ready(self) -> bool:
+        """Whether it is connected; begins to make it so otherwise."""
+        if self._hello is None:
+            self._start()
+        elif self._hello.answer is None and self.has_spoken():
+            with contextlib.suppress(GoneError):
+                self._hear_some()
+        return self._hello is not None and self._hello.answer is not None
+
+    def has_spoken(self) -> bool:
+        return self._socket is not None and bool(select.select([self._socket], [], [], 0)[0])
+
+    def begin(self, *question: object) -> Asked:
+        """Raises GoneError."""
+        return self._send(question)
+
+    def hear(self, asked: Asked) -> Any:
+        """Wait for the answer. Raises JournalUnavailableError if that is what was raised there, GoneError for whatever
+        else kept it from being done, or from being known."""
+        while asked.answer is None:
+            self._hear_some()
+        kind, said = asked.answer
+        if kind == "away":
+            raise JournalUnavailableError(said)
+        if kind == "done":
+            return said
+        raise GoneError(said)
+
+    def fileno(self) -> int:
+        """Readable when an answer is there; -1 while there is no process."""
+        return self._socket.fileno() if self._socket is not None else -1
+
+    def close(self) -> None:
+        """It ends by itself when nobody can ask it any more."""
+        process, self._process = self._process, None
+        before_closing, self.before_closing = self.before_closing, None
+        if self._socket is not None:
+            if before_closing is not None:
+                before_closing(self._socket.fileno())
+            self._socket.close()
+        self._socket = self._hello = None
+        for asked in self._asked:
+            asked.answer = asked.answer or ("gone", "it ended")
+        self._asked.clear()
+        if process is not None:
+            try:
+                process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _start(self) -> None:
+        if time.monotonic() - self._started_at < _START_AGAIN_AFTER_S:
+            return
+        self._started_at = time.monotonic()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._frames = _Frames()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE_BYTES)
+        with theirs, contextlib.suppress(OSError):  # no process is to be had: the next may be
+            self._process = subprocess.Popen(  # noqa: S603 (ourselves)
+                [sys.executable, "-m", "integrations.aside", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(sys.path),
+                },  # it finds our modules where we did
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        self._socket = ours
+        with contextlib.suppress(GoneError):
+            self._hello = self._send(self._made_by)
+
+    def _send(self, asks: Sequence[object]) -> Asked:
+        if self._socket is None:
+            raise GoneError("not started")
+        asked = Asked()
+        try:
+            _send(self._socket, asks)
+        except (OSError, TypeError, ValueError, OverflowError) as exc:
+            if isinstance(exc, OSError):
+                self.kill()
+            raise GoneError(type(exc).__name__) from exc
+        self._asked.append(asked)
+        return asked
+
+    def _hear_some(self) -> None:
+        try:
+            if self._socket is None:
+                raise EOFError
+            answers = self._frames.read(self._socket)
+        except (OSError, EOFError, msgspec.DecodeError) as exc:
+            self.kill()
+            raise GoneError(type(exc).__name__) from exc
+        for answer in answers:
+            self._asked.popleft().answer = tuple(answer)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+        self.close()
+
+
+class _Frames:
+    """Messages of one end of the socket, each behind its length."""
+
+    def __init__(self) -> None:
+        self._read = b""
+
+    def read(self, sock: socket.socket) -> list[Any]:
+        """Wait for one; returns all that have come. Raises EOFError at the end, OSError, msgspec.DecodeError."""
+        while not (found := self._take()):
+            try:
+                piece = sock.recv(_PIECE_BYTES)
+            except BlockingIOError:
+                _wait(sock, select.POLLIN)
+                continue
+            if not piece:
+                raise EOFError
+            self._read += piece
+        return found
+
+    def _take(self) -> list[Any]:
+        found = []
+        start = 0
+        while start + _HEAD_BYTES <= len(self._read):
+            end = start + _HEAD_BYTES + int.from_bytes(self._read[start : start + _HEAD_BYTES])
+            if end > len(self._read):
+                break
+            found.append(msgspec.msgpack.decode(self._read[start + _HEAD_BYTES : end]))
+            start = end
+        self._read = self._read[start:]
+        return found
+
+
+def _send(sock: socket.socket, message: object) -> None:
+    """Raises OSError, and for what cannot be said TypeError, ValueError, OverflowError."""
+    text = msgspec.msgpack.encode(message)
+    left = memoryview(len(text).to_bytes(_HEAD_BYTES) + text)
+    while left:
+        try:
+            left = left[sock.send(left) :]
+        except BlockingIOError:
+            _wait(sock, select.POLLOUT)
+
+
+def _wait(sock: socket.socket, what: int) -> None:
+    """Only when there is something to wait for: asking costs as much as reading."""
+    poll = select.poll()
+    poll.register(sock, what)
+    if not poll.poll(PATIENCE_S * 1000):
+        raise TimeoutError
+
+
+def _serve(sock: socket.socket) -> None:
+    frames = _Frames()
+    waiting = deque(frames.read(sock))
+    factory, *of = waiting.popleft()
+    module, _, name = factory.partition(":")
+    answer = getattr(importlib.import_module(module), name)(*of)
+    _send(sock, ("done", None))
+    while True:
+        waiting.extend(() if waiting else frames.read(sock))
+        try:
+            said = ("done", answer(*waiting.popleft()))
+        except JournalUnavailableError as exc:
+            said = ("away", str(exc))
+        except Exception as exc:  # noqa: BLE001 (who asked does it again, and hears what is wrong)
+            said = ("gone", type(exc).__name__)
+        _send(sock, said)
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # it ends after those it works for
+        signal.signal(number, signal.SIG_IGN)
+    with socket.socket(fileno=int(sys.argv[1])) as sock, contextlib.suppress(EOFError, OSError):
+        _serve(sock)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
