@@ -307,10 +307,13 @@ def open_wix(settings: Settings, redis: Redis, **more: float) -> WixClient:
 
 
 @contextlib.contextmanager
-def open_services(checked: Checked) -> Iterator[tuple[Services, Heartbeats]]:
-    """Everything a worker works with, closed at the end of the block. Build it after the fork."""
+def open_services(checked: Checked, *, with_writer: bool = False) -> Iterator[tuple[Services, Heartbeats]]:
+    """Everything a worker works with, closed at the end of the block. Build it after the fork. `with_writer`: letters
+    are marked and recorded by a process of its own."""
     settings = checked.settings
     database = Database(settings.database)
+    if with_writer:
+        database.use_writer()
     redis = open_redis(settings.redis)
     wix = open_wix(settings, redis)
     mail = mail_from_url(settings.email_url.get_secret_value())

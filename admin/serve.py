@@ -75,7 +75,7 @@ def serve_worker(concurrency: int) -> None:
             os.kill(worker, signal.SIGTERM)
 
     def build() -> tuple[Callable[[], None], Callable[[], None]]:
-        opened = open_services(checked)
+        opened = open_services(checked, with_writer=True)
         services, heartbeats = opened.__enter__()
         doorbell = Doorbell(functools.partial(ring, publisher))
         place: int = current_process().index  # type: ignore[attr-defined] # of this child in the pool, from 0

@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ class Point:
 
 
 POINTS = (
-    Point("web: before the commit", "integrations.store.journal:Journal.insert", before=True),
-    Point("web: after the commit", "integrations.store.journal:Journal.insert"),
+    Point("web: before the commit", "integrations.store.inbox:Inbox._next_batch"),
+    Point("web: after the commit", "integrations.store.inbox:Inbox._ring_for", before=True),
     Point("web: after the answer", "webhooks.endpoint:Door.__call__", later_s=0.02),
     Point("event: after the claim", "integrations.store.journal:Journal.claim"),
     Point("event: Wix asked, nothing written", "integrations.store.journal:Journal.finish", before=True),
@@ -48,8 +48,8 @@ POINTS = (
     Point("letter: after its body", "integrations.store.ledger:Ledger.mark", before=True),
     Point("letter: after the mark", "integrations.store.ledger:Ledger.mark"),
     Point("letter: after the dot", "integrations.email.transport:SmtpMail._await_verdict", before=True),
-    Point("letter: after the reply", "integrations.store.ledger:Ledger.sent", before=True),
-    Point("letter: after it is settled", "integrations.store.ledger:Ledger.sent"),
+    Point("letter: after the reply", "integrations.store.ledger:Ledger.begin_sent", before=True),
+    Point("letter: after it is settled", "tasks.letters:_record"),
     Point("sweeper: before it rings", "tasks.sweep:Sweeper.look", before=True),
 )
 UNDECIDABLE = ("letter: after the mark", "letter: after the dot", "letter: after the reply")
@@ -163,14 +163,14 @@ def _early_answer() -> None:
 
     real = Inbox.accept
 
-    async def commit(inbox: Inbox, event: Any) -> None:
+    async def commit(inbox: Inbox, claims: bytes, came_at: float) -> None:
         await asyncio.sleep(0.05)
         with contextlib.suppress(Exception):
-            await real(inbox, event)
+            await real(inbox, claims, came_at)
 
-    async def accept(self: Inbox, event: Any) -> bool:
-        held.add(asyncio.get_running_loop().create_task(commit(self, event)))
-        return True
+    async def accept(self: Inbox, claims: bytes, came_at: float) -> Sequence[str]:
+        held.add(asyncio.get_running_loop().create_task(commit(self, claims, came_at)))
+        return "new", "unknown", "unknown", "unknown"
 
     held: set[asyncio.Task[None]] = set()
     Inbox.accept = accept  # type: ignore[method-assign]

@@ -81,21 +81,18 @@ Verdict = Send | Defer | Skip
 
 def decide(facts: Facts) -> Verdict:
     """Every doubt is a no. What only has to wait is deferred, unless it would then be too late to be of use."""
-    evidence = _evidence(facts)
-    if (reason := _never(facts)) is not None:
-        return Skip(reason, evidence)
-    wait = _not_now(facts)
-    not_after_s = facts.policy.not_after_s if facts.not_after_s is None else facts.not_after_s
-    last_moment = facts.due_at + timedelta(seconds=not_after_s)
-    if (facts.now if wait is None else wait[0]) > last_moment:
-        late = (
-            f"too late: it was due on {facts.due_at:%Y-%m-%d %H:%M} UTC; a longer `not_after` would allow it"
-        )
-        return Skip(late if wait is None else f"{wait[1]}, and then it is {late}", evidence)
-    if wait is not None:
-        return Defer(*wait, evidence)
-    assert facts.member is not None  # noqa: S101 (reason_to_skip: no such member)
-    return Send(Clearance(facts.member.email, _SEAL), evidence)
+    evidence, against = _evidence(facts), _against(facts, facts.now)
+    if against is None:
+        assert facts.member is not None  # noqa: S101 (reason_to_skip: no such member)
+        return Send(Clearance(facts.member.email, _SEAL), evidence)
+    reason, until = against
+    return Skip(reason, evidence) if until is None else Defer(until, reason, evidence)
+
+
+def objection(facts: Facts, now: datetime) -> str | None:
+    """For a letter that was cleared on these facts: why it may not go after all, now that it is so late."""
+    against = _against(facts, now)
+    return None if against is None else against[0]
 
 
 def decide_trial(to: str, *, suppressed: bool) -> Send | Skip:
@@ -105,25 +102,32 @@ def decide_trial(to: str, *, suppressed: bool) -> Send | Skip:
     return Send(Clearance(to, _SEAL), "a trial")
 
 
+def _against(facts: Facts, now: datetime) -> tuple[str, datetime | None] | None:
+    """Why it may not go now, and when it may: None for never."""
+    if (reason := _never(facts)) is not None:
+        return reason, None
+    wait = _not_now(facts, now)
+    not_after_s = facts.policy.not_after_s if facts.not_after_s is None else facts.not_after_s
+    last_moment = facts.due_at + timedelta(seconds=not_after_s)
+    if (now if wait is None else wait[0]) > last_moment:
+        late = (
+            f"too late: it was due on {facts.due_at:%Y-%m-%d %H:%M} UTC; a longer `not_after` would allow it"
+        )
+        return late if wait is None else f"{wait[1]}, and then it is {late}", None
+    return None if wait is None else (wait[1], wait[0])
+
+
 def _never(facts: Facts) -> str | None:
     if facts.site_removed:
         return "the app was removed from this site"
     if not facts.policy.send:
         return "letters of this site are switched off; `send` would allow it"
-    # "Full" passes by itself, so it only defers.
-    wanted = {"all", f"group:{facts.group}"} | (
-        {"promotional"} if facts.purpose is Purpose.PROMOTIONAL else set()
-    )
-    suppressed = next(
-        (found.reason for found in facts.suppressions if found.scope in wanted and found.cause != "full"),
-        None,
-    )
     return (
         reason_to_skip(
             facts.purpose,
             facts.member,
             facts.subscription,
-            suppressed=suppressed,
+            suppressed=_suppressed(facts) if facts.suppressions else None,
             policy=facts.policy,
             sender=facts.sender,
         )
@@ -131,31 +135,42 @@ def _never(facts: Facts) -> str | None:
     )
 
 
-def _not_now(facts: Facts) -> tuple[datetime, str] | None:
+def _suppressed(facts: Facts) -> str | None:
+    wanted = {"all", f"group:{facts.group}"} | (
+        {"promotional"} if facts.purpose is Purpose.PROMOTIONAL else set()
+    )
+    # "Full" passes by itself, so it only defers.
+    return next(
+        (found.reason for found in facts.suppressions if found.scope in wanted and found.cause != "full"),
+        None,
+    )
+
+
+def _not_now(facts: Facts, now: datetime) -> tuple[datetime, str] | None:
     """Until when it has to wait, and why; the longest wait of all."""
     waits: list[tuple[datetime, str]] = []
-    if facts.now - facts.asked_at > FRESH:
-        waits.append((facts.now, "what Wix said of it is too old by now"))
+    if now - facts.asked_at > FRESH:
+        waits.append((now, "what Wix said of it is too old by now"))
     waits += [
         (found.expires_at, found.reason)
         for found in facts.suppressions
-        if found.cause == "full" and found.expires_at is not None and found.expires_at > facts.now
+        if found.cause == "full" and found.expires_at is not None and found.expires_at > now
     ]
     if facts.purpose is Purpose.PROMOTIONAL:
         cap = facts.policy.promotional_cap
-        if cap is not None and (until := _room_again(cap, facts)) is not None:
+        if cap is not None and (until := _room_again(cap, facts, now)) is not None:
             waits.append((until, f"has had {cap.letters} promotional letters in {cap.days:g} days"))
         quiet = facts.policy.quiet_hours
         if quiet is not None:
-            at = max([facts.now, *(until for until, _ in waits)])
+            at = max([now, *(until for until, _ in waits)])
             if (until := quiet_until(quiet, facts.policy.time_zone, at)) is not None:
                 waits.append((until, f"quiet hours ({quiet}, {facts.policy.time_zone})"))
     return max(waits, key=lambda wait: wait[0], default=None)
 
 
-def _room_again(cap: Cap, facts: Facts) -> datetime | None:
+def _room_again(cap: Cap, facts: Facts, now: datetime) -> datetime | None:
     period = timedelta(days=cap.days)
-    counted = sorted(at for at in facts.recent if at > facts.now - period)
+    counted = sorted(at for at in facts.recent if at > now - period)
     return counted[-cap.letters] + period if len(counted) >= cap.letters else None
 
 

@@ -47,7 +47,13 @@ class People:
     recent: Mapping[MemberId, list[datetime]]
 
     def facts(
-        self, member: MemberId, group: GroupId, purpose: Purpose, due_at: datetime, services: Sources
+        self,
+        member: MemberId,
+        group: GroupId,
+        purpose: Purpose,
+        due_at: datetime,
+        services: Sources,
+        not_after_s: float | None = None,
     ) -> Facts:
         known = self.members.get(member)
         return Facts(
@@ -60,6 +66,7 @@ class People:
             due_at=due_at,
             sender=services.sender,
             policy=self.policy,
+            not_after_s=not_after_s,
             suppressions=self.suppressions.get(member, ()),
             recent=tuple(self.recent.get(member, ())),
         )

@@ -5,7 +5,7 @@ One Wix call serves a hundred members, so letters are claimed and checked by the
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import logging
 import time
 from collections import defaultdict
@@ -30,14 +30,14 @@ from core.errors import (
     SenderPausedError,
     WithdrawnError,
 )
-from core.gate import Defer, Facts, Send, Skip, decide
+from core.gate import Defer, Facts, Send, Skip, decide, objection
 from core.letters import MAIL_GIVES_UP_AFTER, retry_delay_s
 from core.ports import WixPort
 from integrations.email.unsubscribe import UnsubscribeClaim
 from integrations.store.jobs import DueJob
 from integrations.store.ledger import ClaimedLetter
 from tasks.claims import Break, let_rest, work_through
-from tasks.facts import look_up
+from tasks.facts import People, look_up
 from tasks.ground import ground
 from tasks.services import Services
 from tasks.writing import Reader, write_letter
@@ -245,10 +245,8 @@ def _check_site(
     services.senders.look(set(domains.values()))
 
     def see_through(letter: ClaimedLetter) -> bool:
-        facts = people.facts(letter.member, letter.group, letter.purpose, letter.due_at, services)
         try:
-            known = people.hashes[letter.member]
-            _deliver(letter, home, facts, known, domains.get(letter.member, ""), services, turn)
+            _deliver(letter, home, people, domains.get(letter.member, ""), services, turn)
         except SenderPausedError as exc:
             services.ledger.give_back([letter])
             log.info("letters.held", extra={"reason": str(exc)})
@@ -294,8 +292,7 @@ def _wait_for_wix(letter: ClaimedLetter, exc: IntegrationError, services: Servic
 def _deliver(
     letter: ClaimedLetter,
     site: Site,
-    facts: Facts,
-    address_hashes: Sequence[str],
+    people: People,
     domain: str,
     services: Services,
     turn: _Turn,
@@ -310,9 +307,12 @@ def _deliver(
         return
     # Whoever plans a letter and whoever edits the file may both ask for more care, never for less.
     careful = Purpose.PROMOTIONAL in (letter.purpose, automation.purpose if automation else None)
-    facts = replace(
-        facts,
-        purpose=Purpose.PROMOTIONAL if careful else letter.purpose,
+    facts = people.facts(
+        letter.member,
+        letter.group,
+        Purpose.PROMOTIONAL if careful else letter.purpose,
+        letter.due_at,
+        services,
         # A large mailing takes the days that the pace leaves it; its admin may cancel it.
         not_after_s=NEVER_LATE_S if letter.row.job else automation.not_after_s if automation else None,
     )
@@ -329,7 +329,7 @@ def _deliver(
         return
 
     if _has_its_turn(letter, domain, services, turn):
-        _hand_over(letter, site, facts, verdict, address_hashes, domain, services)
+        _hand_over(letter, site, facts, verdict, people.hashes[letter.member], domain, services)
 
 
 def _hand_over(
@@ -367,9 +367,8 @@ def _hand_over(
 
     def about_to_commit() -> None:
         services.recorder.settle()
-        still = decide(replace(facts, now=services.now()))
-        if not isinstance(still, Send):
-            raise MailDeferredError(still.reason, counts=False)
+        if (late := objection(facts, services.now())) is not None:
+            raise MailDeferredError(late, counts=False)
         promotional = facts.purpose is Purpose.PROMOTIONAL
         try:
             services.ledger.mark(
@@ -406,7 +405,7 @@ def _hand_over(
     except MailRefusedError as exc:
         _refused(letter, exc, address_hashes[0], domain, services)
     else:
-        services.recorder.write(functools.partial(_record_sent, letter, reply, services))
+        services.recorder.follow(_begin_to_record(letter, reply, services))
         try:
             services.senders.worked(domain)
             log.info("letter.sent", extra=_fields(letter))
@@ -477,11 +476,24 @@ def _record(write: Callable[[], None], letter: ClaimedLetter) -> None:
             time.sleep(1.0)
 
 
-def _record_sent(letter: ClaimedLetter, reply: str, services: Services) -> None:
-    try:
-        _record(lambda: services.ledger.sent(letter, reply), letter)
-    except LostLeaseError:
-        log.warning("letter.lease_lost", extra=_fields(letter))
+def _begin_to_record(letter: ClaimedLetter, reply: str, services: Services) -> Callable[[], None]:
+    """Begin to write that it went; what is returned waits until it is written."""
+    begun: list[Callable[[], None]] = []
+    # The letter is out, so nothing may put it off: whatever goes wrong goes wrong again when it is waited for.
+    with contextlib.suppress(Exception):
+        begun.append(services.ledger.begin_sent(letter, reply))
+
+    def write() -> None:
+        wait = begun.pop() if begun else services.ledger.begin_sent(letter, reply)
+        wait()
+
+    def see_it_written() -> None:
+        try:
+            _record(write, letter)
+        except LostLeaseError:
+            log.warning("letter.lease_lost", extra=_fields(letter))
+
+    return see_it_written
 
 
 def _put_off(letter: ClaimedLetter, exc: IntegrationError, services: Services) -> bool:

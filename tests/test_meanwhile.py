@@ -4,17 +4,20 @@ mail server has taken a letter."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from core import events
 from core.community import Answer, GroupId, Member, MemberId, Membership, SiteId, Subscription
+from core.errors import JournalUnavailableError
 from integrations.store.database import Database
 from integrations.store.journal import Journal
-from integrations.store.ledger import ClaimedLetter
+from integrations.store.ledger import ClaimedLetter, Ledger
 from integrations.store.suppressions import forget_member
 from integrations.store.tables import messages, metadata, outbox
 from tasks.batch import Batch
@@ -120,19 +123,20 @@ def test_a_greeting_that_another_worker_planned_meanwhile_is_stopped_when_they_l
     assert "m1@example.com" not in house.mail.readers
 
 
-def test_a_letter_goes_once_though_no_thread_can_be_had(
+def test_a_letter_goes_once_though_the_database_fails_when_it_is_to_be_recorded(
     database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house = a_house(database, clock)
     a_crowd(house, clock, "a@example.com")
-    start = threading.Thread.start
+    begin, failures = Ledger.begin_sent, [ZeroDivisionError(), JournalUnavailableError("away")]
 
-    def refuse(self: threading.Thread) -> None:
-        if "recorder" in self.name:
-            raise RuntimeError("can't start new thread")
-        start(self)
+    def fail_first(self: Ledger, letter: ClaimedLetter, reply: str) -> Callable[[], None]:
+        if failures:
+            raise failures.pop(0)
+        return begin(self, letter, reply)
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(Ledger, "begin_sent", fail_first)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     house.work()
     clock.move(hours=1)
     house.work()
@@ -145,18 +149,10 @@ def test_a_letter_goes_once_though_something_fails_after_it_was_taken(
 ) -> None:
     house = a_house(database, clock)
     a_crowd(house, clock, "a@example.com")
-    ledger = house.services.ledger
-    sent, told = ledger.sent, threading.Event()
-
-    def slowly(letter: ClaimedLetter, reply: str) -> None:
-        told.wait(10)
-        sent(letter, reply)
 
     def fail(_domain: str) -> None:
-        told.set()
         raise ZeroDivisionError
 
-    monkeypatch.setattr(ledger, "sent", slowly)
     monkeypatch.setattr(house.services.senders, "worked", fail)
     house.work()
     clock.move(hours=1)
@@ -165,19 +161,41 @@ def test_a_letter_goes_once_though_something_fails_after_it_was_taken(
     assert states(house) == ["sent"]
 
 
-def test_whoever_writes_next_waits_until_what_was_said_before_is_written() -> None:
-    recorder, may_write, order = Recorder(), threading.Event(), list[str]()
+def test_a_letter_is_marked_only_when_what_was_said_of_the_one_before_is_written(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = a_house(database, clock)
+    a_crowd(house, clock, "a@example.com", "b@example.com")
+    begin, mark, order = Ledger.begin_sent, Ledger.mark, list[str]()
 
-    def first() -> None:
-        may_write.wait(10)
-        order.append("first")
+    def begin_late(self: Ledger, letter: ClaimedLetter, reply: str) -> Callable[[], None]:
+        order.append("begun")
 
-    recorder.write(first)
-    threading.Timer(0.05, may_write.set).start()
+        def wait() -> None:
+            begin(self, letter, reply)()
+            order.append("written")
+
+        return wait
+
+    def marked(self: Ledger, letter: ClaimedLetter, **values: Any) -> None:
+        mark(self, letter, **values)
+        order.append("marked")
+
+    monkeypatch.setattr(Ledger, "begin_sent", begin_late)
+    monkeypatch.setattr(Ledger, "mark", marked)
+    house.work()
+    assert order == ["marked", "begun", "written"] * 2
+    assert states(house) == ["sent", "sent"]
+
+
+def test_what_is_followed_next_waits_for_what_was_followed_before() -> None:
+    recorder, order = Recorder(), list[str]()
+    recorder.follow(lambda: order.append("first"))
+    recorder.follow(lambda: order.append("second"))
+    assert order == ["first"]
     recorder.settle()
-    order.append("settled")
     recorder.settle()
-    assert order == ["first", "settled"]
+    assert order == ["first", "second"]
 
 
 def test_a_database_server_that_was_started_anew_a_moment_after_use_costs_no_delivery(

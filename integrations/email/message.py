@@ -6,14 +6,12 @@ algorithm encodes the unsubscribe link, which must stay one plain URI for mailbo
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
 import hashlib
 import html
 import re
 import unicodedata
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.header import Header
 from email.utils import format_datetime, parseaddr, quote
 from urllib.parse import quote as percent_encoded
@@ -22,6 +20,7 @@ import idna
 
 from core.consent import Purpose
 from core.errors import PermanentError
+from integrations.email.parts import wire_part
 from integrations.email.render import Content
 
 _LOCAL = re.compile(r"[^\s<>()\[\]\\,;:@\"\x00-\x20\x7f-\xa0]{1,64}")
@@ -30,7 +29,6 @@ _DOMAIN = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 IDEMPOTENCY_HEADERS = ("Resend-Idempotency-Key", "Idempotency-Key", "X-EE-Idempotency-Key")
 """As Resend, Lettermint and EmailEngine call it."""
 _FOLD = "\r\n "
-_LONGEST_KEPT_LINE = 1000
 _LIST_ID = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 # Plain http is for trying things out on one machine.
 _UNSUBSCRIBE = re.compile(r"(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/])[!#-;=?-\[\]_a-z~%]{1,800}")
@@ -60,7 +58,7 @@ def build_message(
     if not re.fullmatch(r"<[!-;=?-~]{1,250}>", message_id):
         raise PermanentError("the message id is not one")
     headers = [
-        f"Date: {format_datetime(date)}",
+        _date(date.replace(microsecond=0), date.utcoffset()),
         _from(sender),
         f"To: {wire_address(to)}",
         f"Subject: {_words('Subject', _plain(content.subject))}",
@@ -69,9 +67,7 @@ def build_message(
         "X-Auto-Response-Suppress: OOF, AutoReply",
     ]
     if list_id:
-        if not _LIST_ID.fullmatch(list_id) or len(list_id) > 255:
-            raise PermanentError("the list id is not a row of words and dots")
-        headers.append(f"List-Id: {_display('List-Id', list_name)}<{list_id}>")
+        headers.append(_list(list_id, list_name))
     if purpose is Purpose.PROMOTIONAL:
         _require_a_way_out(content, unsubscribe_url, postal_address)
         if feedback_id:
@@ -94,20 +90,12 @@ def build_message(
     boundary = "=_" + hashlib.sha256(message_id.encode()).hexdigest()[:24]
     headers.append("MIME-Version: 1.0")
     headers.append(f'Content-Type: multipart/alternative; boundary="{boundary}"')
-    return "\r\n".join(
-        (
-            *headers,
-            "",
-            f"--{boundary}",
-            _part("plain", content.text),
-            f"--{boundary}",
-            _part("html", content.html),
-            f"--{boundary}--",
-            "",
-        )
-    ).encode()
+    plain, rich = content.parts or (wire_part("plain", content.text), wire_part("html", content.html))
+    head, line = "\r\n".join(headers).encode(), b"--" + boundary.encode()
+    return b"%b\r\n\r\n%b\r\n%b\r\n%b\r\n%b\r\n%b--\r\n" % (head, line, plain, line, rich, line)
 
 
+@functools.lru_cache(maxsize=64)
 def feedback_id(template: str, site: str, purpose: Purpose, domain: str) -> str:
     """Four fields by which Gmail's feedback loop counts complaints; the last one, the sender, never changes."""
     fields = (template, site, str(purpose), domain)
@@ -117,6 +105,22 @@ def feedback_id(template: str, site: str, purpose: Purpose, domain: str) -> str:
 def message_id_for(key: str, domain: str) -> str:
     """The same on every attempt of one letter; `key` is the ledger's."""
     return f"<{hashlib.sha256(key.encode()).hexdigest()[:32]}@{_ascii_domain(domain)}>"
+
+
+# What many letters have in common is made once for all of them.
+
+
+@functools.lru_cache(maxsize=8)
+def _date(second: datetime, _offset: timedelta | None) -> str:
+    """One moment is the same in every zone, and written as in one of them."""
+    return f"Date: {format_datetime(second)}"
+
+
+@functools.lru_cache(maxsize=64)
+def _list(list_id: str, name: str) -> str:
+    if not _LIST_ID.fullmatch(list_id) or len(list_id) > 255:
+        raise PermanentError("the list id is not a row of words and dots")
+    return f"List-Id: {_display('List-Id', name)}<{list_id}>"
 
 
 @functools.lru_cache(maxsize=8)
@@ -137,6 +141,7 @@ def parse_sender(sender: str) -> tuple[str, str]:
     return _plain(name), address
 
 
+@functools.lru_cache(maxsize=64)
 def wire_address(address: str) -> str:
     """The address with its domain in A-labels (RFC 5891); a local part that is not ASCII stays (RFC 6531).
 
@@ -152,6 +157,7 @@ def wire_address(address: str) -> str:
     return f"{unicodedata.normalize('NFC', local)}@{_ascii_domain(domain)}"
 
 
+@functools.lru_cache(maxsize=1024)
 def _ascii_domain(domain: str) -> str:
     try:
         ascii_domain = domain.lower() if domain.isascii() else idna.encode(domain, uts46=True).decode()
@@ -200,28 +206,3 @@ def _display(header: str, name: str) -> str:
     if name.isascii() and "=?" not in name:
         return f'"{quote(name)}" '
     return _words(header, name) + _FOLD  # a line with encoded words has 76 characters at most (RFC 2047, 2)
-
-
-def _quoted(data: bytes) -> bytes:
-    """Quoted-printable. Each line stands for itself, and most of a letter are those of the letter before."""
-    return b"".join(
-        [
-            _quoted_line(line) if len(line) <= _LONGEST_KEPT_LINE else binascii.b2a_qp(line, istext=True)
-            for line in data.splitlines(keepends=True)
-        ]
-    )
-
-
-@functools.lru_cache(maxsize=512)
-def _quoted_line(line: bytes) -> bytes:
-    return binascii.b2a_qp(line, istext=True)
-
-
-def _part(subtype: str, text: str) -> str:
-    data = (re.sub(r"\r\n?", "\n", text) if "\r" in text else text).encode("utf-8", "ignore")
-    encoding, encoded = "quoted-printable", _quoted(data)
-    octets = len(data) + data.count(b"\n")
-    if 4 * -(-octets // 3) + -(-octets // 57) < len(encoded):  # base64, with an end of line after 57 octets
-        encoding, encoded = "base64", base64.encodebytes(data.replace(b"\n", b"\r\n"))
-    body = encoded.rstrip(b"\n").replace(b"\n", b"\r\n").decode()
-    return f"Content-Type: text/{subtype}; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n{body}\r\n"

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from jinja2 import nodes
 from markupsafe import escape
 
+from integrations.email.parts import PartMould, wire_part
+
 PERSONAL = ("member_name", "unsubscribe_url")
 LONGEST_SOURCE = 200_000
 """Characters of MJML; a letter of that length is rare, and is rendered each time."""
@@ -32,20 +34,18 @@ class Mould:
     """Subject, text and HTML in pieces: what is the same for all, and in between the marks of what is not."""
 
     def __init__(self, subject: str, text: str, html: str, marks: tuple[str, ...]) -> None:
-        split = re.compile(f"({'|'.join(marks)})").split
-        self._pieces = (split(subject), split(text), split(html))
+        self._subject = re.compile(f"({'|'.join(marks)})").split(subject)
+        self._text = PartMould("plain", text, marks)
+        self._html = PartMould("html", html, marks)
         self._marks = marks
 
-    def fill(self, *personal: str) -> tuple[str, str, str]:
-        """For the reader of whom this is so, in the order of PERSONAL."""
+    def fill(self, *personal: str) -> tuple[str, str, str, tuple[bytes, bytes]]:
+        """For the reader of whom this is so, in the order of PERSONAL: subject, text and HTML, and both parts."""
         plain = dict(zip(self._marks, personal, strict=True))
-        escaped = dict(zip(self._marks, map(str, map(escape, personal)), strict=True))
-        subject, text, html = self._pieces
-        return (
-            "".join([plain.get(piece, piece) for piece in subject]),
-            "".join([plain.get(piece, piece) for piece in text]),
-            "".join([escaped.get(piece, piece) for piece in html]),
-        )
+        text, text_part = self._text.fill(plain)
+        html, html_part = self._html.fill({mark: str(escape(value)) for mark, value in plain.items()})
+        subject = "".join([plain.get(piece, piece) for piece in self._subject])
+        return subject, text, html, (text_part, html_part)
 
 
 def make_mould(
@@ -68,7 +68,8 @@ def make_mould(
     mould = Mould(subject, *finish(text, source), marks)
     for reader in (personal, *_TRIALS):
         subject, text, source = of(reader)
-        if mould.fill(*reader) != (subject, *finish(text, source)):
+        text, html = finish(text, source)
+        if mould.fill(*reader) != (subject, text, html, (wire_part("plain", text), wire_part("html", html))):
             return None
     return mould
 

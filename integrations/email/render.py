@@ -77,7 +77,8 @@ SAMPLES: Mapping[str, Any] = MappingProxyType(
 )
 """What templates may use without a default, all of it there, as in the letter of somebody well known."""
 
-_BOUNDS = {"member_name": 60, "group_name": 100, "site_name": 100, "reason": 500, "postal_address": 500}
+LONGEST_NAME = 60
+_BOUNDS = {"group_name": 100, "site_name": 100, "reason": 500, "postal_address": 500}
 _DEFAULTS: Mapping[str, Any] = MappingProxyType({**dict.fromkeys(SAMPLES, ""), "matched": ()})
 _RIGHT_TO_LEFT = frozenset({"ar", "dv", "fa", "he", "ps", "ur", "yi"})
 _FORMER_TAGS = {"iw": "he", "in": "id", "ji": "yi"}  # as old Java still writes them
@@ -101,6 +102,8 @@ class Content:
     html: str = field(repr=False)
     language: str = ENGLISH
     """The BCP 47 tag, in lower case, of the language it is in."""
+    parts: tuple[bytes, bytes] | None = field(default=None, repr=False, compare=False)
+    """Text and HTML as they go over the wire, where that is known already (parts.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,17 +264,16 @@ class Renderer:
         Raises PermanentError, naming template and line but nothing of the context.
         """
         picked, templates = self._pick(name, language)
-        values = self._prepare(context, purpose, picked)
-        mould = self._mould(templates, values)
+        mould = self._mould(templates, context, purpose, picked)
         if mould is not None:
-            subject, text, html = mould.fill(*(values[key] for key in PERSONAL))
+            subject, text, html, parts = mould.fill(*_personal(context))
         else:
-            subject, source, mjml = self._fill_all(templates, values)
-            text, html = _tidy(source), _html_of(templates, mjml)
+            subject, source, mjml = self._fill_all(templates, self._prepare(context, purpose, picked))
+            text, html, parts = _tidy(source), _html_of(templates, mjml), None
         subject = _one_line(subject, SUBJECT_CHARACTERS)
         if not subject:
             raise PermanentError(f"{_folder_of(templates)}/subject.txt: the subject is empty")
-        return Content(subject, text, html, picked)
+        return Content(subject, text, html, picked, parts)
 
     def fill(
         self, name: str, context: Mapping[str, Any], *, purpose: Purpose, language: str | Sequence[str]
@@ -289,21 +291,28 @@ class Renderer:
         picked = next(filter(None, (_fitting(wish, letter.variants) for wish in wishes)), letter.language)
         return picked, letter.variants[picked]
 
-    def _mould(self, templates: tuple[jinja2.Template, ...], values: Mapping[str, Any]) -> Mould | None:
+    def _mould(
+        self,
+        templates: tuple[jinja2.Template, ...],
+        context: Mapping[str, Any],
+        purpose: Purpose,
+        language: str,
+    ) -> Mould | None:
         """From the second letter on in which all is the same but its reader. None: the slow way."""
-        if not values["unsubscribe_url"].isascii() or len(values["unsubscribe_url"]) > LONGEST_LINK:
+        name, link = _personal(context)
+        if not link.isascii() or len(link) > LONGEST_LINK:
             return None
-        shared = {key: value for key, value in values.items() if key not in (*PERSONAL, "words")}
+        shared = {key: value for key, value in context.items() if key not in PERSONAL}
         try:
             digest = hashlib.sha256(marshal.dumps(shared, 0)).digest()
         except ValueError:  # no plain value, and who knows what it says the next time
             return None
-        key = (_folder_of(templates), digest, *(bool(values[key]) for key in PERSONAL))
+        key = (_folder_of(templates), purpose, digest, bool(name), bool(link))
         known = self._moulds.get(key)
         if known is None:
             self._moulds.put(key, _SEEN, MOULD_KEPT_S)
         if known == _SEEN:
-            known = self._make_mould(templates, values) or _UNFIT
+            known = self._make_mould(templates, self._prepare(context, purpose, language)) or _UNFIT
             self._moulds.put(key, known, MOULD_KEPT_S)
         return known if isinstance(known, Mould) else None
 
@@ -512,13 +521,24 @@ def _prepare(context: Mapping[str, Any], purpose: Purpose) -> dict[str, Any]:
     values = {**_DEFAULTS, **given, "purpose": str(purpose)}
     for key, bound in _BOUNDS.items():
         values[key] = _one_line(str(values[key]), bound)
-    if _LIKE_A_LINK.search(values["member_name"]):
-        # Whoever signs up with a stranger's address could otherwise have us send their link there.
-        values["member_name"] = ""
-    for key in ("site_url", "unsubscribe_url"):
-        values[key] = values[key] if _LINK.fullmatch(str(values[key])) else ""
+    values["site_url"] = _link(values["site_url"])
     values["matched"] = [_one_line(str(word), 60) for word in list(values["matched"])[:20]]
-    return values
+    return values | dict(zip(PERSONAL, _personal(context), strict=True))
+
+
+def _personal(context: Mapping[str, Any]) -> tuple[str, str]:
+    """What is shown of PERSONAL."""
+    name, link = (_clean(context.get(key) or "") for key in PERSONAL)
+    name = _one_line(str(name), LONGEST_NAME)
+    if _LIKE_A_LINK.search(name):
+        # Whoever signs up with a stranger's address could otherwise have us send their link there.
+        name = ""
+    return name, _link(link)
+
+
+def _link(value: object) -> str:
+    text = str(value)
+    return text if _LINK.fullmatch(text) else ""
 
 
 def _clean(value: Any) -> Any:

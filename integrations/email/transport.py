@@ -12,7 +12,6 @@ import email
 import email.policy
 import os
 import re
-import select
 import smtplib
 import socket
 import ssl
@@ -32,6 +31,7 @@ from core.errors import (
 )
 from core.gate import Clearance
 from core.ports import MailPort
+from integrations.email.conversation import Conversation
 from integrations.email.message import wire_address
 from integrations.email.replies import Cause, Kind, Reply, classify, one_line
 from integrations.email.url import EmailUrl, parse_email_url
@@ -56,6 +56,7 @@ class SmtpMail:
         self._url = url
         self._tls = tls_context
         self._smtp: smtplib.SMTP | None = None
+        self._talk: Conversation | None = None
         self._forget()
 
     def send(
@@ -94,14 +95,13 @@ class SmtpMail:
             self._drop()
 
     def _send(self, envelope_from: str, to: str, body: bytes, about_to_commit: Callable[[], None]) -> str:
-        smtp, sock = self._open_transaction(envelope_from, to, len(body))
-        self._expect(smtp, f"RCPT TO:<{to}>", wanted=2, behind=1, reader=to)
-        self._expect(smtp, "DATA", wanted=3, reader=to)
+        talk = self._open_transaction(envelope_from, to, len(body))
+        self._expect(talk, f"RCPT TO:<{to}>", wanted=2, behind=1, reader=to)
+        self._expect(talk, "DATA", wanted=3, reader=to)
         try:
-            smtp.send(body)
-            early = _said_early(smtp, sock)
-            sock.settimeout(self._url.reply_timeout_s)
-        except _BROKEN as exc:
+            talk.say(body)
+            early = talk.said_early()
+        except OSError as exc:
             self._drop()
             raise _hung_up(exc) from None
         if early is not None:
@@ -114,65 +114,63 @@ class SmtpMail:
             raise
         try:
             # A server that left while the mark was committed has no letter: looked at as late as can be.
-            early = _said_early(smtp, sock)
+            early = talk.said_early()
             if early is None:
-                smtp.send(b".\r\n")
-        except _BROKEN as exc:
+                talk.say(b".\r\n")
+        except OSError as exc:
             # Three bytes leave this process whole or not at all, so this is still before the dot.
             self._drop()
             raise _hung_up(exc) from None
         if early is not None:
             self._drop()
             raise _refusal("DATA", *early, reader=to)
-        code, text = self._await_verdict(smtp)
-        sock.settimeout(self._url.timeout_s)
+        code, text = self._await_verdict(talk)
         if code // 100 != 2:
             raise _refusal("the letter", code, text, reader=to)
         return one_line(f"{code} {text}", to)
 
-    def _await_verdict(self, smtp: smtplib.SMTP) -> tuple[int, str]:
+    def _await_verdict(self, talk: Conversation) -> tuple[int, str]:
         try:
-            code, raw = smtp.getreply()
-        except _BROKEN as exc:
+            code, text = talk.hear(self._url.reply_timeout_s)
+        except OSError as exc:
             raise MailInDoubtError(f"no answer after the final dot ({type(exc).__name__})") from None
         if code == 421 or code // 100 not in (2, 4, 5):
             raise MailInDoubtError(f"the mail server said {code} after the final dot", code=str(code))
-        return code, raw.decode("utf-8", "replace")
+        return code, text
 
-    def _open_transaction(self, envelope_from: str, to: str, size: int) -> tuple[smtplib.SMTP, socket.socket]:
+    def _open_transaction(self, envelope_from: str, to: str, size: int) -> Conversation:
         """A connection that has accepted MAIL. A kept one may have died in its sleep: then a fresh one, once."""
         if time.monotonic() - self._used_at > IDLE_S:
             self._drop()
-        if self._smtp is not None:
+        if self._talk is not None:
             try:
-                return self._begin(self._smtp, envelope_from, to, size)
+                return self._begin(self._talk, envelope_from, to, size)
             except MailDeferredError:
-                if self._smtp is not None:  # it lives, and says "not now"
+                if self._talk is not None:  # it lives, and says "not now"
                     raise
         self._smtp = self._connect()
-        return self._begin(self._smtp, envelope_from, to, size)
+        try:
+            self._talk = Conversation(self._smtp, self._url.timeout_s)
+        except OSError as exc:
+            self._drop()
+            raise _no_connection(exc) from None
+        return self._begin(self._talk, envelope_from, to, size)
 
-    def _begin(
-        self, smtp: smtplib.SMTP, envelope_from: str, to: str, size: int
-    ) -> tuple[smtplib.SMTP, socket.socket]:
-        options = f" SIZE={size}" if smtp.has_extn("size") else ""
-        smtp.command_encoding = "ascii"
+    def _begin(self, talk: Conversation, envelope_from: str, to: str, size: int) -> Conversation:
+        options = f" SIZE={size}" if talk.takes_size else ""
         if not (to.isascii() and envelope_from.isascii()):
-            if not smtp.has_extn("smtputf8"):
+            if not talk.takes_utf8:
                 raise MailRefusedError(
                     "the address is not written in ASCII, and the mail server takes no such addresses"
                     " (it does not offer SMTPUTF8)",
                     code="smtputf8",
                 )
             options += " SMTPUTF8 BODY=8BITMIME"
-            smtp.command_encoding = "utf-8"
         mail = f"MAIL FROM:<{envelope_from}>{options}"
-        if _at_once(smtp):
-            self._say(smtp, mail, f"RCPT TO:<{to}>", "DATA")
-        self._expect(smtp, mail, wanted=2, behind=2)
-        if smtp.sock is None:
-            raise MailDeferredError("the mail server hung up")
-        return smtp, smtp.sock
+        if talk.at_once:
+            self._say(talk, f"{mail}\r\nRCPT TO:<{to}>\r\nDATA\r\n")
+        self._expect(talk, mail, wanted=2, behind=2)
+        return talk
 
     def _connect(self) -> smtplib.SMTP:
         """Nothing here is about the letter, so whatever goes wrong defers it: a wrong password must not use
@@ -194,10 +192,6 @@ class SmtpMail:
             smtp.ehlo_or_helo_if_needed()
             if url.user:
                 smtp.login(url.user, url.password)
-            if smtp.sock is not None:
-                smtp.sock.settimeout(url.timeout_s)
-                # Body and final dot are two small writes: Nagle's algorithm would hold the second back for 40 ms.
-                smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except BaseException as exc:
             if smtp is not None:
                 smtp.close()
@@ -206,24 +200,24 @@ class SmtpMail:
             raise _no_connection(exc) from None
         return smtp
 
-    def _say(self, smtp: smtplib.SMTP, *commands: str) -> None:
+    def _say(self, talk: Conversation, words: str) -> None:
         try:
-            smtp.send("".join(f"{command}\r\n" for command in commands))
-        except _BROKEN as exc:
+            talk.say(words.encode())
+        except OSError as exc:
             self._drop()
             raise _hung_up(exc) from None
 
     def _expect(
-        self, smtp: smtplib.SMTP, command: str, *, wanted: int, behind: int = 0, reader: str = ""
+        self, talk: Conversation, command: str, *, wanted: int, behind: int = 0, reader: str = ""
     ) -> None:
         """Say it, unless all was said at once, and hear the answer. `behind`: how many more answers come then, all of
         which are heard before anything else is said (RFC 2920, 3.1)."""
-        if not _at_once(smtp):
-            self._say(smtp, command)
+        if not talk.at_once:
+            self._say(talk, f"{command}\r\n")
             behind = 0
         try:
-            code, raw = smtp.getreply()
-        except _BROKEN as exc:
+            code, text = talk.hear()
+        except OSError as exc:
             self._drop()
             raise _hung_up(exc) from None
         if code // 100 == wanted:
@@ -233,24 +227,28 @@ class SmtpMail:
                 code == 421
                 or code // 100 not in (4, 5)
                 # Whoever goes on to take DATA waits for a letter that is for nobody: it gets none.
-                or not all(smtp.getreply()[0] // 100 in (4, 5) for _ in range(behind))
-                or smtp.docmd("RSET")[0] // 100 != 2
+                or not all(talk.hear()[0] // 100 in (4, 5) for _ in range(behind))
+                or not self._begins_anew(talk)
             ):
                 self._drop()
-        except _BROKEN:
+        except OSError:
             self._drop()
-        raise _refusal(command[:4], code, raw.decode("utf-8", "replace"), reader=reader)
+        raise _refusal(command[:4], code, text, reader=reader)
+
+    def _begins_anew(self, talk: Conversation) -> bool:
+        talk.say(b"RSET\r\n")
+        return talk.hear()[0] // 100 == 2
 
     def _drop(self) -> None:
         if self._smtp is not None:
             self._smtp.close()
-        self._smtp = None
+        self._smtp = self._talk = None
 
     def _forget(self) -> None:
         """Start without a connection; a parent's stays the parent's (closing our copy says nothing to the server)."""
         self._pid = os.getpid()
         self._turn = threading.Lock()
-        self._smtp = None
+        self._smtp = self._talk = None
         self._used_at = 0.0
 
 
@@ -304,35 +302,6 @@ def _body(message: bytes) -> bytes:
     dot = b"." if message.startswith(b".") else b""
     end = b"" if message.endswith(b"\r\n") else b"\r\n"
     return dot + message.replace(b"\r\n.", b"\r\n..") + end
-
-
-def _at_once(smtp: smtplib.SMTP) -> bool:
-    """Whether the server takes MAIL, RCPT and DATA in one go, which saves two ways there and back (RFC 2920)."""
-    return smtp.has_extn("pipelining")
-
-
-def _said_early(smtp: smtplib.SMTP, sock: socket.socket) -> tuple[int, str] | None:
-    """What the server said before it was its turn, without waiting. A server that goes away during the body is
-    noticed here, while the letter can still be deferred; one that said more than it was asked is not believed."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    # What TLS has read already no poll sees.
-    has_spoken = bool(poll.poll(0)) or (isinstance(sock, ssl.SSLSocket) and sock.pending() > 0)
-    before = sock.gettimeout()
-    sock.settimeout(0)
-    try:
-        # What came in one piece with the last reply lies in smtplib's own buffer.
-        said = sock.recv(1024) if has_spoken else smtp.file.peek(1) if smtp.file else b""
-    except (BlockingIOError, ssl.SSLWantReadError):
-        return None
-    finally:
-        sock.settimeout(before)
-    if not said and not has_spoken:
-        return None
-    reply = re.match(rb"([45]\d\d)[ -]([^\r\n]*)", said)
-    if reply is None:
-        raise ConnectionResetError
-    return int(reply[1]), reply[2].decode("utf-8", "replace")
 
 
 def _refusal(command: str, code: int, text: str, *, reader: str) -> MailDeferredError | MailRefusedError:

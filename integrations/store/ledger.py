@@ -10,7 +10,7 @@ import functools
 import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
@@ -229,6 +229,10 @@ class Ledger:
         return ready.text, tuple([known[name] for name in ready.names])
 
     def sent(self, letter: ClaimedLetter, reply: str) -> None:
+        self.begin_sent(letter, reply)()
+
+    def begin_sent(self, letter: ClaimedLetter, reply: str) -> Callable[[], None]:
+        """As sent, but begun only, where there is a writer: what is returned waits until it is written."""
         now = self._database.time_alone()
         values = {
             "letter": letter.id,
@@ -237,8 +241,13 @@ class Ledger:
             "tries": letter.attempts + 1,
         }
         ready = _recording(self._on_sqlite, now is None)
-        if not self._database.alone(*self._driven(ready, values, now)):
-            raise LostLeaseError("somebody else has this letter now")
+        hear = self._database.begin_alone(*self._driven(ready, values, now))
+
+        def wait() -> None:
+            if not hear():
+                raise LostLeaseError("somebody else has this letter now")
+
+        return wait
 
     def skip(self, letter: ClaimedLetter, reason: str, evidence: str | None = None) -> None:
         self._end(letter, "skipped", reason, evidence=evidence)

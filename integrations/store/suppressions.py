@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from core.community import GroupId, MemberId, SiteId
 from core.consent import Suppression
@@ -80,7 +81,7 @@ class Suppressions:
                     sa.select(suppressions)
                     .where(
                         suppressions.c.site == site,
-                        suppressions.c.subject.in_(list(owners)),
+                        _one_of(tx, suppressions.c.subject, list(owners)),
                         stands(tx),
                     )
                     .order_by(suppressions.c.scope, suppressions.c.created_at, suppressions.c.subject)
@@ -123,6 +124,13 @@ class Suppressions:
         """Who said stop here to all promotional letters, and was written to at this address."""
         with self._database.read() as tx:
             return _opted_out(tx, site, address_hashes)
+
+
+def _one_of(tx: Transaction, column: sa.Column[str], values: list[str]) -> sa.ColumnElement[bool]:
+    """Many hundreds as one value where the database has arrays: as a list each is named, bound and sent by itself."""
+    if tx.connection.dialect.name != "postgresql":
+        return column.in_(values)
+    return column == sa.func.any(sa.literal(values, postgresql.ARRAY(column.type)))
 
 
 def unsubscribe(

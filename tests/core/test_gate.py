@@ -24,6 +24,7 @@ from core.gate import (
     Verdict,
     decide,
     decide_trial,
+    objection,
     quiet_until,
 )
 
@@ -401,6 +402,17 @@ def test_a_trial_goes_to_anybody_who_is_not_suppressed() -> None:
     assert said(decide_trial("me@example.com", suppressed=True)) == ("skip", "this address is suppressed")
 
 
+@pytest.mark.parametrize("purpose", Purpose)
+@pytest.mark.parametrize("late", [0.0, 4.9, 5.1, 60.0, 24 * 60.0 * 8])
+def test_at_the_last_moment_the_gate_says_what_it_would_say_then(purpose: Purpose, late: float) -> None:
+    asked, now = facts(purpose), NOW + timedelta(minutes=late)
+    match decide(replace(asked, now=now)):
+        case Send():
+            assert objection(asked, now) is None
+        case Defer(reason=reason) | Skip(reason=reason):
+            assert objection(asked, now) == reason
+
+
 # Evidence.
 
 
@@ -492,8 +504,8 @@ def test_nobody_but_the_gate_makes_a_clearance() -> None:
 
 def test_whoever_sends_a_letter_asked_the_gate() -> None:
     """Each call of `send` on a mail port hands over a verdict's clearance, in a module that asks decide or
-    decide_trial; on an SMTP connection `send` is called by the transport alone, which was handed one;
-    the client of Wix sends requests."""
+    decide_trial; with a mail server speaks the transport alone, which was handed one; the client of Wix sends
+    requests, and a process aside frames."""
     senders: dict[str, set[str]] = {}
     for name, tree in product_trees():
         for node in ast.walk(tree):
@@ -503,16 +515,18 @@ def test_whoever_sends_a_letter_asked_the_gate() -> None:
                 and node.func.attr == "send"
             ):
                 senders.setdefault(name, set()).add(ast.unparse(node.func.value))
-                if name not in ("integrations/email/transport.py", "integrations/wix/client.py"):
+                if name not in ("integrations/wix/client.py", "integrations/aside.py"):
                     assert ast.unparse(node.args[0]).endswith(".clearance"), name
                     assert names_in(tree) & {"decide", "decide_trial"}, name
     assert senders == {
         "admin/trial.py": {"mail"},
-        "integrations/email/transport.py": {"smtp"},
+        "integrations/aside.py": {"sock"},
         "integrations/wix/client.py": {"self._http"},
         "tasks/jobs/report.py": {"services.mail"},
         "tasks/letters.py": {"services.mail"},
     }
+    talkers = [name for name, tree in product_trees() if "Conversation" in names_in(tree)]
+    assert talkers == ["integrations/email/transport.py"]
 
 
 def test_nobody_but_the_transport_names_a_recipient_to_a_mail_server() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import binascii
+import quopri
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,13 +21,13 @@ from core.consent import Purpose
 from core.errors import PermanentError
 from integrations.email.message import (
     IDEMPOTENCY_HEADERS,
-    _quoted,
     build_message,
     feedback_id,
     message_id_for,
     parse_sender,
     wire_address,
 )
+from integrations.email.parts import PartMould, quoted, wire_part
 from integrations.email.render import Content, Renderer
 from integrations.email.transport import SmtpMail, _body
 from integrations.email.url import parse_email_url
@@ -419,7 +419,18 @@ def test_every_line_ends_in_crlf_and_every_leading_dot_is_doubled(letter: bytes)
     ]
 
 
-@given(st.text(st.sampled_from("a=. \t\né\x0b\x0c\x1c\u2028")) | st.text(), st.integers(0, 3))
-def test_quoted_line_by_line_a_text_has_the_same_bytes(text: str, long: int) -> None:
-    data = (text + "x" * 500 * long + text).replace("\r", "").encode()
-    assert _quoted(data) == binascii.b2a_qp(data, istext=True)
+@given(st.text(st.sampled_from("a=. \t\né\x0b\x0c\x1c\u2028<td>")) | st.text(), st.integers(0, 3))
+def test_what_is_quoted_reads_as_it_was_and_has_lines_that_all_servers_take(text: str, long: int) -> None:
+    whole = (text + "<td x" * 150 * long + text).replace("\r", "")
+    encoded = quoted(whole)
+    assert quopri.decodestring(encoded) == whole.encode("utf-8", "ignore")
+    assert all(len(line) <= 76 and not line.endswith((b" ", b"\t")) for line in encoded.split(b"\n"))
+
+
+@given(st.text(st.sampled_from("a=. \n<td>é"), max_size=40), st.text(st.sampled_from("<atd >."), max_size=9))
+def test_a_part_from_a_mould_has_the_bytes_of_one_that_was_made_whole(around: str, name: str) -> None:
+    made = f"{around}MARK{around}{'<td>' * 40}{around}MARK"
+    mould = PartMould("html", made, ("MARK",))
+    for filled in (f"x{name}", f"{name}x"):
+        whole = made.replace("MARK", filled)
+        assert mould.fill({"MARK": filled}) == (whole, wire_part("html", whole))
