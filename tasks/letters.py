@@ -6,6 +6,7 @@ One Wix call serves a hundred members, so letters are claimed and checked by the
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections import defaultdict
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from core.automations import Automation
 from core.community import Member, Site, SiteId
 from core.consent import Purpose
 from core.errors import (
@@ -54,6 +56,8 @@ JOB_SHARE = 0.9
 """Of the letters of a minute and of a day: or else nobody could be welcomed on the day of a large mailing."""
 JOB_WAIT_S = 5.0
 """The same for a letter of a job, whose hundred is not broken up for it; live letters go out meanwhile."""
+QUICK_S = 0.001
+"""A kind of letter that takes no longer to write may be written while a mark is committed."""
 RECORDING_S = 900.0
 """How long the mail server's answer waits for a database that is away. The lease ends long before, so the letter
 shows as in doubt meanwhile."""
@@ -244,9 +248,11 @@ def _check_site(
     domains = {id_: services.hashes.domain_of(member.email) for id_, member in people.members.items()}
     services.senders.look(set(domains.values()))
 
+    drafts = _Drafts(letters, home, people, services)
+
     def see_through(letter: ClaimedLetter) -> bool:
         try:
-            _deliver(letter, home, people, domains.get(letter.member, ""), services, turn)
+            _deliver(letter, drafts, people, domains.get(letter.member, ""), services, turn)
         except SenderPausedError as exc:
             services.ledger.give_back([letter])
             log.info("letters.held", extra={"reason": str(exc)})
@@ -291,7 +297,7 @@ def _wait_for_wix(letter: ClaimedLetter, exc: IntegrationError, services: Servic
 
 def _deliver(
     letter: ClaimedLetter,
-    site: Site,
+    drafts: _Drafts,
     people: People,
     domain: str,
     services: Services,
@@ -305,17 +311,7 @@ def _deliver(
     if automation is not None and not automation.enabled:
         _skip(letter, f'"{automation.name}" is switched off', services)
         return
-    # Whoever plans a letter and whoever edits the file may both ask for more care, never for less.
-    careful = Purpose.PROMOTIONAL in (letter.purpose, automation.purpose if automation else None)
-    facts = people.facts(
-        letter.member,
-        letter.group,
-        Purpose.PROMOTIONAL if careful else letter.purpose,
-        letter.due_at,
-        services,
-        # A large mailing takes the days that the pace leaves it; its admin may cancel it.
-        not_after_s=NEVER_LATE_S if letter.row.job else automation.not_after_s if automation else None,
-    )
+    facts = _facts_of(letter, automation, people, services)
     verdict = decide(facts)
     if isinstance(verdict, Send) and letter.look_again:
         verdict = decide(
@@ -329,21 +325,80 @@ def _deliver(
         return
 
     if _has_its_turn(letter, domain, services, turn):
-        _hand_over(letter, site, facts, verdict, people.hashes[letter.member], domain, services)
+        _hand_over(letter, drafts, facts, verdict, people.hashes[letter.member], domain, services)
 
 
-def _hand_over(
+def _facts_of(
+    letter: ClaimedLetter, automation: Automation | None, people: People, services: Services
+) -> Facts:
+    # Whoever plans a letter and whoever edits the file may both ask for more care, never for less.
+    careful = Purpose.PROMOTIONAL in (letter.purpose, automation.purpose if automation else None)
+    return people.facts(
+        letter.member,
+        letter.group,
+        Purpose.PROMOTIONAL if careful else letter.purpose,
+        letter.due_at,
+        services,
+        # A large mailing takes the days that the pace leaves it; its admin may cancel it.
+        not_after_s=NEVER_LATE_S if letter.row.job else automation.not_after_s if automation else None,
+    )
+
+
+class _Drafts:
+    """The letters of one site and batch, written when they may go; the next one already while the mark of one is
+    committed, which takes longer."""
+
+    def __init__(
+        self, letters: Sequence[ClaimedLetter], site: Site, people: People, services: Services
+    ) -> None:
+        self._next = dict(zip((letter.id for letter in letters), letters[1:], strict=False))
+        self._site = site
+        self._people = people
+        self._services = services
+        self._quick: set[tuple[str, str]] = set()
+        self._draft: tuple[tuple[str, str, Purpose], tuple[str, bytes]] | None = None
+
+    def write(self, letter: ClaimedLetter, facts: Facts, cleared: Send) -> tuple[str, bytes]:
+        """Its Message-ID and its bytes. Raises PermanentError."""
+        what = letter.id, cleared.clearance.to, facts.purpose
+        if self._draft is not None and self._draft[0] == what:
+            return self._draft[1]
+        began_at = time.perf_counter()
+        written = _write(
+            letter, self._site, facts, cleared, self._people.hashes[letter.member], self._services
+        )
+        # What takes longer than a mark, as the first of a kind does, is not written while a dot waits.
+        if time.perf_counter() - began_at < QUICK_S:
+            self._quick.add(_kind(letter, facts))
+        return written
+
+    def prepare_next(self, letter: ClaimedLetter) -> None:
+        following = self._next.get(letter.id)
+        if following is None or following.look_again:
+            return
+        with contextlib.suppress(Exception):  # it will be raised when it is that letter's turn
+            automation = self._services.automations.named(following.row.automation)
+            facts = _facts_of(following, automation, self._people, self._services)
+            cleared = decide(facts) if _kind(following, facts) in self._quick else None
+            if isinstance(cleared, Send):
+                what = following.id, cleared.clearance.to, facts.purpose
+                self._draft = what, self.write(following, facts, cleared)
+
+
+def _kind(letter: ClaimedLetter, facts: Facts) -> tuple[str, str]:
+    return letter.template, facts.member.language if facts.member else ""
+
+
+def _write(
     letter: ClaimedLetter,
     site: Site,
     facts: Facts,
     cleared: Send,
     address_hashes: Sequence[str],
-    domain: str,
     services: Services,
-) -> None:
-    """Write, send and record a letter that may go. Raises what kept it from going out."""
+) -> tuple[str, bytes]:
     member = facts.member or Member(letter.member)
-    message_id, message = write_letter(
+    return write_letter(
         services.letterhead,
         services.renderer,
         letter.template,
@@ -365,6 +420,19 @@ def _hand_over(
         date=services.now(),
     )
 
+
+def _hand_over(
+    letter: ClaimedLetter,
+    drafts: _Drafts,
+    facts: Facts,
+    cleared: Send,
+    address_hashes: Sequence[str],
+    domain: str,
+    services: Services,
+) -> None:
+    """Write, send and record a letter that may go. Raises what kept it from going out."""
+    message_id, message = drafts.write(letter, facts, cleared)
+
     def about_to_commit() -> None:
         services.recorder.settle()
         if (late := objection(facts, services.now())) is not None:
@@ -380,6 +448,7 @@ def _hand_over(
                 evidence=cleared.evidence,
                 heeded=services.senders.heeded(domain),
                 cap=facts.policy.promotional_cap if promotional else None,
+                meanwhile=functools.partial(drafts.prepare_next, letter),
             )
         except SenderPausedError as exc:  # since the look at the whole batch
             services.senders.look_anew()

@@ -386,7 +386,7 @@ def test_a_letter_goes_to_the_database_twice_however_many_there_are(
 
     monkeypatch.setattr(database, "begin", counted(database.begin))
     monkeypatch.setattr(database, "read", counted(database.read))
-    monkeypatch.setattr(database, "begin_alone", counted(database.begin_alone))
+    monkeypatch.setattr(database, "_alone", counted(database._alone))
     statements_for(1)  # the sender's first letter is noted
     few, more, many = (statements_for(number) for number in (10, 20, 40))
     assert (more - few, many - more) == (20, 40), seen

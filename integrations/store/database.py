@@ -117,33 +117,43 @@ class Database:
         `begin_alone` from one thread."""
         self._writer = self.aside()
 
-    def alone(self, statement: str, parameters: tuple[object, ...]) -> Sequence[Sequence[Any]]:
+    def alone(
+        self, statement: str, parameters: tuple[object, ...], *, meanwhile: Callable[[], None] | None = None
+    ) -> Sequence[Sequence[Any]]:
         """One statement in the driver's own words, committed by itself; returns the rows it returns. On PostgreSQL that
         is one way to the server and back, where a transaction takes three. Raises JournalUnavailableError, and what
-        SQLAlchemy raises. Where a writer is lost on the way the statement may run twice.
+        SQLAlchemy raises. Where a writer is lost on the way the statement may run twice. `meanwhile` is called while a
+        writer runs it; without one it is not called.
         """
-        return self.begin_alone(statement, parameters)()
+        asked = self._ask_writer(statement, parameters)
+        if asked is None:
+            return self._alone(statement, parameters)
+        if meanwhile is not None:
+            meanwhile()
+        return self._hear(asked, statement, parameters)
 
     def begin_alone(
         self, statement: str, parameters: tuple[object, ...]
     ) -> Callable[[], Sequence[Sequence[Any]]]:
         """As alone, but without waiting where there is a writer: what is returned waits. They are run in the order in
         which they were begun."""
-        writer = self._writer
-        if writer is not None and writer.is_ready():
-            with contextlib.suppress(GoneError):
-                asked = writer.begin(statement, parameters)
-                return lambda: self._hear(writer, asked, statement, parameters)
+        asked = self._ask_writer(statement, parameters)
+        if asked is not None:
+            return lambda: self._hear(asked, statement, parameters)
         rows = self._alone(statement, parameters)
         return lambda: rows
 
-    def _hear(
-        self, writer: Aside, asked: Asked, statement: str, parameters: tuple[object, ...]
-    ) -> Sequence[Sequence[Any]]:
-        try:
-            return writer.hear(asked)  # type: ignore[no-any-return] # as runs_statements says
-        except GoneError:
-            return self._alone(statement, parameters)
+    def _ask_writer(self, statement: str, parameters: tuple[object, ...]) -> Asked | None:
+        if self._writer is not None and self._writer.is_ready():
+            with contextlib.suppress(GoneError):
+                return self._writer.begin(statement, parameters)
+        return None
+
+    def _hear(self, asked: Asked, statement: str, parameters: tuple[object, ...]) -> Sequence[Sequence[Any]]:
+        if self._writer is not None:
+            with contextlib.suppress(GoneError):
+                return self._writer.hear(asked)  # type: ignore[no-any-return] # as runs_statements says
+        return self._alone(statement, parameters)
 
     def _alone(self, statement: str, parameters: tuple[object, ...]) -> Sequence[Sequence[Any]]:
         """Past SQLAlchemy's own connection, which takes longer over it than the driver does."""

@@ -146,6 +146,7 @@ class Ledger:
         domain: str = "",
         heeded: Collection[str] = (),
         cap: Cap | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         """Commit "the final dot is about to go out", unless the reader said stop in the meantime.
 
@@ -153,7 +154,7 @@ class Ledger:
         is renewed until the server has answered, however long that takes. `heeded`: whose pauses keep this letter
         from going, as Senders names domains. Raises LostLeaseError when the lease ran out; WithdrawnError for a reader
         who said stop, or whose address has its letter of the same job: do not send it; MailDeferredError when another
-        letter has just taken the last place under `cap`; SenderPausedError.
+        letter has just taken the last place under `cap`; SenderPausedError. `meanwhile` is called while others commit.
         """
         subjects = all_subjects(letter.member, address_hashes)
         scopes = scopes_of(letter.group, purpose)
@@ -180,7 +181,7 @@ class Ledger:
             if alone:
                 now = self._database.time_alone()
                 ready = _marking(self._on_sqlite, now is None, *shape)
-                if self._database.alone(*self._driven(ready, values, now, cap)):
+                if self._database.alone(*self._driven(ready, values, now, cap), meanwhile=meanwhile):
                     return
             with self._database.begin() as tx:
                 if not alone:
