@@ -53,7 +53,12 @@ class MalformedEventError(WebhookError):
 
 
 class JournalUnavailableError(AppError):
-    """The database did not commit: answer 503 and Wix delivers again."""
+    """The database did not commit: answer 503 and Wix delivers again. `cause`: the name of what a driver raised, where
+    it was raised in another process."""
+
+    def __init__(self, *words: object, cause: str = "") -> None:
+        super().__init__(*words)
+        self.cause = cause
 
 
 class LostLeaseError(AppError):

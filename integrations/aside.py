@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import select
 import signal
@@ -24,9 +25,11 @@ import msgspec
 
 from core.errors import JournalUnavailableError
 
+log = logging.getLogger(__name__)
+
 PATIENCE_S = 5.0
-"""For an answer. The database's own limits are shorter, so whoever takes longer is stopped, not busy."""
 _START_AGAIN_AFTER_S = 10.0
+_STARTS_WITHIN_S = 30.0
 _HEAD_BYTES = 8
 _PIECE_BYTES = 256 * 1024
 
@@ -47,9 +50,12 @@ class Aside:
     way is plain: texts, numbers, bytes, lists. One question is answered after the other. Not for two threads at once,
     nor beyond a fork."""
 
-    def __init__(self, factory: str, *of: object) -> None:
+    def __init__(self, factory: str, *of: object, patience_s: float = PATIENCE_S) -> None:
+        """`patience_s`, for an answer, is longer than what is asked may take: who takes longer has been stopped."""
         self._made_by = [factory, *of]
+        self.patience_s = patience_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._dying: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._asked: deque[Asked] = deque()
         self._hello: Asked | None = None
@@ -64,10 +70,16 @@ class Aside:
         elif self._hello.answer is None and self.has_spoken():
             with contextlib.suppress(GoneError):
                 self._hear_some()
+        elif self._hello.answer is None and time.monotonic() - self._started_at > _STARTS_WITHIN_S:
+            self.kill()
         return self._hello is not None and self._hello.answer is not None
 
     def has_spoken(self) -> bool:
-        return self._socket is not None and bool(select.select([self._socket], [], [], 0)[0])
+        if self._socket is None:
+            return False
+        poll = select.poll()  # select knows no descriptor beyond 1,023
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def begin(self, *question: object) -> Asked:
         """Raises GoneError."""
@@ -80,7 +92,7 @@ class Aside:
             self._hear_some()
         kind, said = asked.answer
         if kind == "away":
-            raise JournalUnavailableError(said)
+            raise JournalUnavailableError(said[0], cause=said[1])
         if kind == "done":
             return said
         raise GoneError(said)
@@ -90,8 +102,27 @@ class Aside:
         return self._socket.fileno() if self._socket is not None else -1
 
     def close(self) -> None:
-        """It ends by itself when nobody can ask it any more."""
-        process, self._process = self._process, None
+        """It ends by itself when nobody can ask it any more; wait for that."""
+        self._part()
+        process = self._process or self._dying
+        self._process = self._dying = None
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(self.patience_s)
+                return
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1.0)
+
+    def kill(self) -> None:
+        """At once, and without waiting for its end, which a disk that hangs may put off."""
+        if self._process is not None:
+            log.warning("aside.gone", extra={"aside": str(self._made_by[0])})
+            self._process.kill()
+            self._process, self._dying = None, self._process
+        self._part()
+
+    def _part(self) -> None:
         before_closing, self.before_closing = self.before_closing, None
         if self._socket is not None:
             if before_closing is not None:
@@ -101,25 +132,25 @@ class Aside:
         for asked in self._asked:
             asked.answer = asked.answer or ("gone", "it ended")
         self._asked.clear()
-        if process is not None:
-            try:
-                process.wait(PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
     def _start(self) -> None:
         if time.monotonic() - self._started_at < _START_AGAIN_AFTER_S:
             return
+        if self._dying is not None and self._dying.poll() is None:
+            return
+        self._dying = None
         self._started_at = time.monotonic()
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:  # no descriptor is to be had
+            return
         ours.setblocking(False)
         self._frames = _Frames()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE_BYTES)
         with theirs, contextlib.suppress(OSError):  # no process is to be had: the next may be
             self._process = subprocess.Popen(  # noqa: S603 (ourselves)
-                [sys.executable, "-m", "integrations.aside", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "integrations.aside", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env={
                     **os.environ,
@@ -127,6 +158,7 @@ class Aside:
                 },  # it finds our modules where we did
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                start_new_session=True,  # what a terminal sends to all is not for it: it ends with this one
             )
         self._socket = ours
         with contextlib.suppress(GoneError):
@@ -137,7 +169,7 @@ class Aside:
             raise GoneError("not started")
         asked = Asked()
         try:
-            _send(self._socket, asks)
+            _send(self._socket, asks, self.patience_s)
         except (OSError, TypeError, ValueError, OverflowError) as exc:
             if isinstance(exc, OSError):
                 self.kill()
@@ -149,17 +181,12 @@ class Aside:
         try:
             if self._socket is None:
                 raise EOFError
-            answers = self._frames.read(self._socket)
+            answers = self._frames.read(self._socket, self.patience_s)
         except (OSError, EOFError, msgspec.DecodeError) as exc:
             self.kill()
             raise GoneError(type(exc).__name__) from exc
         for answer in answers:
             self._asked.popleft().answer = tuple(answer)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-        self.close()
 
 
 class _Frames:
@@ -168,13 +195,13 @@ class _Frames:
     def __init__(self) -> None:
         self._read = b""
 
-    def read(self, sock: socket.socket) -> list[Any]:
+    def read(self, sock: socket.socket, patience_s: float | None = None) -> list[Any]:
         """Wait for one; returns all that have come. Raises EOFError at the end, OSError, msgspec.DecodeError."""
         while not (found := self._take()):
             try:
                 piece = sock.recv(_PIECE_BYTES)
             except BlockingIOError:
-                _wait(sock, select.POLLIN)
+                _wait(sock, select.POLLIN, patience_s)
                 continue
             if not piece:
                 raise EOFError
@@ -194,7 +221,7 @@ class _Frames:
         return found
 
 
-def _send(sock: socket.socket, message: object) -> None:
+def _send(sock: socket.socket, message: object, patience_s: float | None = None) -> None:
     """Raises OSError, and for what cannot be said TypeError, ValueError, OverflowError."""
     text = msgspec.msgpack.encode(message)
     left = memoryview(len(text).to_bytes(_HEAD_BYTES) + text)
@@ -202,14 +229,14 @@ def _send(sock: socket.socket, message: object) -> None:
         try:
             left = left[sock.send(left) :]
         except BlockingIOError:
-            _wait(sock, select.POLLOUT)
+            _wait(sock, select.POLLOUT, patience_s)
 
 
-def _wait(sock: socket.socket, what: int) -> None:
+def _wait(sock: socket.socket, what: int, patience_s: float | None) -> None:
     """Only when there is something to wait for: asking costs as much as reading."""
     poll = select.poll()
     poll.register(sock, what)
-    if not poll.poll(PATIENCE_S * 1000):
+    if not poll.poll(patience_s and patience_s * 1000):
         raise TimeoutError
 
 
@@ -225,7 +252,7 @@ def _serve(sock: socket.socket) -> None:
         try:
             said = ("done", answer(*waiting.popleft()))
         except JournalUnavailableError as exc:
-            said = ("away", str(exc))
+            said = ("away", [str(exc), type(exc.__cause__ or exc).__name__])
         except Exception as exc:  # noqa: BLE001 (who asked does it again, and hears what is wrong)
             said = ("gone", type(exc).__name__)
         _send(sock, said)

@@ -30,10 +30,14 @@ class Deadlines(Generic[T]):
         self._ends.pop(item, None)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        for item, ends_at in list(self._ends.items()):
-            if ends_at > loop.time():
-                loop.call_at(ends_at, self._look, loop)
-                return
-            del self._ends[item]
-            self._late(item)
+        now, late = loop.time(), []
         self._watched_by = None
+        for item, ends_at in self._ends.items():
+            if ends_at > now:
+                self._watched_by = loop
+                loop.call_at(ends_at, self._look, loop)
+                break
+            late.append(item)
+        for item in late:
+            self._ends.pop(item, None)
+            self._late(item)

@@ -434,7 +434,6 @@ def _hand_over(
     message_id, message = drafts.write(letter, facts, cleared)
 
     def about_to_commit() -> None:
-        services.recorder.settle()
         if (late := objection(facts, services.now())) is not None:
             raise MailDeferredError(late, counts=False)
         promotional = facts.purpose is Purpose.PROMOTIONAL
@@ -455,6 +454,7 @@ def _hand_over(
             raise MailDeferredError(f"letters are paused: {exc}", counts=False) from exc
 
     sender = services.letterhead.envelope_from(letter.id)
+    services.recorder.settle()  # whatever this letter has to wait for now
     try:
         reply = services.mail.send(cleared.clearance, sender, message, about_to_commit)
     except WithdrawnError as exc:
@@ -520,6 +520,8 @@ def _has_its_turn(letter: ClaimedLetter, domain: str, services: Services, turn: 
         reason = f"letters to this domain are paused: {pause.reason}"
     else:
         wait_s = services.pacer.take(domain)
+        if wait_s > 0:
+            services.recorder.settle()
         while 0 < wait_s <= min(turn.short_wait_s, turn.ends_at - time.monotonic()):
             turn.wait(wait_s)
             wait_s = services.pacer.take(domain)

@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import sqlalchemy as sa
 import integrations.aside
 from core.errors import JournalUnavailableError
 from integrations.aside import Aside, GoneError
+from integrations.deadlines import Deadlines
 from integrations.email.unsubscribe import AddressHashes
 from integrations.store.database import Database
 from integrations.store.inbox import Delivery, Inbox, Taken
@@ -111,15 +114,13 @@ def test_a_writer_that_died_is_gone_for_all_who_asked_and_another_is_begun(
     for each in asked:
         with pytest.raises(GoneError):
             writer.hear(each)
-    assert not Path(f"/proc/{first}").exists(), "it is buried too"
     assert pid_of(ready(writer)) != first
+    assert not Path(f"/proc/{first}").exists(), "it is buried too"
     assert writer.hear(writer.begin(add(database), a_site("again"))) == []
 
 
-def test_a_writer_that_was_stopped_is_not_waited_for_for_ever(
-    database: Database, writer: Aside, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(integrations.aside, "PATIENCE_S", 0.2)
+def test_a_writer_that_was_stopped_is_not_waited_for_for_ever(database: Database, writer: Aside) -> None:
+    writer.patience_s = 0.2
     os.kill(pid_of(ready(writer)), signal.SIGSTOP)
     with pytest.raises(GoneError):
         writer.hear(writer.begin(add(database), a_site("x")))
@@ -391,7 +392,7 @@ def test_a_process_that_dies_while_nobody_asks_is_noticed_and_replaced(
 def test_a_process_that_hangs_is_given_up_and_what_it_had_is_told_as_503(
     database: Database, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("integrations.store.inbox.PATIENCE_S", 0.3)
+    monkeypatch.setattr("integrations.store.inbox._ANSWERS_WITHIN_S", 0.3)
     gate = Gate(database, timeout_s=0.2)
 
     async def deliver() -> None:
@@ -440,3 +441,124 @@ def test_closing_hears_what_is_still_committed_aside(database: Database, at_once
     assert asyncio.run(deliver()) == "new"
     assert gate.by_hand == 0
     assert gate.journal.counts() == {"received": 1}
+
+
+def test_a_descriptor_beyond_a_thousand_is_as_good_as_any(database: Database, at_once: None) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    held = [os.dup(0) for _ in range(1100)]
+    try:
+        writer = ready(database.aside())
+        assert writer.fileno() > 1023
+        writer.close()
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_a_descriptor_the_deliveries_are_taken_in_here(
+    database: Database, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> None:
+        raise OSError(24, "too many open files")
+
+    gate = Gate(database)
+
+    async def deliver() -> str:
+        monkeypatch.setattr(socket, "socketpair", none_left)
+        return await gate.accept("a")
+
+    assert asyncio.run(deliver()) == "new"
+    gate.inbox.close()
+
+
+def test_a_process_found_dead_when_it_is_asked_more_keeps_nobody_waiting(
+    database: Database, at_once: None
+) -> None:
+    gate = Gate(database, timeout_s=20)
+
+    async def deliver() -> None:
+        await gate.ready()
+        os.kill(pid_of(gate.aside), signal.SIGSTOP)
+        first = asyncio.create_task(gate.accept("a"))
+        while not gate.inbox._flights:
+            await asyncio.sleep(0)
+        os.kill(pid_of(gate.aside), signal.SIGKILL)
+        assert gate.aside._process is not None
+        gate.aside._process.wait()
+        # The loop has not looked at its sockets since.
+        second = asyncio.create_task(gate.accept("b"))
+        assert await asyncio.gather(first, second) == ["new", "new"]
+        assert await gate.accept("c") == "new"
+
+    asyncio.run(deliver())
+    gate.inbox.close()
+    assert kept(database) == ["a", "b", "c"]
+
+
+def test_what_was_committed_by_a_process_that_told_nobody_rings_all_the_same(
+    database: Database, at_once: None
+) -> None:
+    gate = Gate(database, timeout_s=20)
+
+    async def deliver() -> None:
+        await gate.ready()
+        answer = asyncio.create_task(gate.accept("a"))
+        while not gate.inbox._flights:
+            await asyncio.sleep(0)
+        while not gate.aside.has_spoken():  # without a turn of the loop
+            pass
+        gate.aside.kill()
+        gate.inbox._hear()
+        assert await answer == "duplicate"
+
+    asyncio.run(deliver())
+    gate.inbox.close()
+    assert (kept(database), gate.rings) == (["a"], 1)
+
+
+def test_a_delivery_too_large_to_fly_is_taken_in_here(database: Database, at_once: None) -> None:
+    gate = Gate(database)
+    large = b64(json.dumps(claims({"id": "large", "more": "y" * 300_000})).encode())
+
+    async def deliver() -> None:
+        await gate.ready()
+        told = await asyncio.gather(gate.accept("a"), gate.inbox.accept(large, time.time()), gate.accept("b"))
+        assert [each if isinstance(each, str) else each[0] for each in told] == ["new"] * 3
+
+    asyncio.run(deliver())
+    gate.inbox.close()
+    assert kept(database) == ["a", "b", "large"]
+
+
+def test_why_the_database_is_away_is_told_by_its_driver_s_name(tmp_path: Path, at_once: None) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'usher.db'}")
+    database.migrate()
+    aside = ready(intake_aside(str(database.url), ["secret"], ROUTES))
+    with sqlite3.connect(tmp_path / "usher.db", isolation_level=None) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalUnavailableError) as caught:
+            aside.hear(aside.begin([(segment("a"), 0.0)]))
+        blocker.execute("ROLLBACK")
+    assert caught.value.cause == "OperationalError"
+    aside.close()
+    database.close()
+
+
+def test_many_who_are_late_are_told_in_one_look_and_the_next_are_watched() -> None:
+    late: list[int] = []
+
+    async def wait() -> None:
+        loop = asyncio.get_running_loop()
+        deadlines = Deadlines(0.05, late.append)
+        for number in range(100):
+            deadlines.add(number, loop)
+        deadlines.remove(50)
+        await asyncio.sleep(0.02)
+        deadlines.add(100, loop)
+        while len(late) < 100:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(wait())
+    assert late == [number for number in range(101) if number != 50]

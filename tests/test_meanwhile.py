@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from core import events
 from core.community import Answer, GroupId, Member, MemberId, Membership, SiteId, Subscription
-from core.errors import JournalUnavailableError
+from core.errors import JournalUnavailableError, LostLeaseError
 from integrations.store.database import Database
 from integrations.store.journal import Journal
 from integrations.store.ledger import ClaimedLetter, Ledger
@@ -186,6 +186,21 @@ def test_a_letter_is_marked_only_when_what_was_said_of_the_one_before_is_written
     house.work()
     assert order == ["marked", "begun", "written"] * 2
     assert states(house) == ["sent", "sent"]
+
+
+def test_a_record_that_is_written_twice_is_written(database: Database, clock: Clock) -> None:
+    """As when the process that wrote it ended before it could tell."""
+    house = a_house(database, clock)
+    a_crowd(house, clock, "a@example.com")
+    run_events(house.services)
+    ledger = house.services.ledger
+    [letter] = ledger.claim(1)
+    ledger.mark(letter, purpose=letter.purpose, message_id="<x@y>", address_hashes=["h"], evidence="")
+    ledger.sent(letter, "250 taken")
+    ledger.sent(letter, "250 taken")
+    with pytest.raises(LostLeaseError):
+        ledger.sent(letter, "250 something else")
+    assert states(house) == ["sent"]
 
 
 def test_what_is_followed_next_waits_for_what_was_followed_before() -> None:

@@ -135,7 +135,10 @@ class Door:
             return _refused(_outcome_of(wrong))
         about = {"event_id": event.id, "site": event.site, "event_type": event.type}
         # No traceback: a driver's error repeats the row, and the row holds the payload.
-        log.error("webhook.not_committed", extra={**about, "reason": type(exc.__cause__ or exc).__name__})
+        log.error(
+            "webhook.not_committed",
+            extra={**about, "reason": exc.cause or type(exc.__cause__ or exc).__name__},
+        )
         return "unavailable"
 
     def _log_accepted(self) -> None:
@@ -170,6 +173,7 @@ class _Measures(Collector):
         )
         names = [*map(floatToGoString, _LATENCY_BUCKETS_S), "+Inf"]
         latency.add_metric([], list(zip(names, itertools.accumulate(self._within), strict=True)), self._sum_s)
+        latency.add_sample(f"{latency.name}_created", {}, self._created_at)
         yield latency
 
     def describe(self) -> Iterable[Metric]:

@@ -12,6 +12,7 @@ import select
 import smtplib
 import socket
 import ssl
+import time
 
 _LONGEST_REPLY = 64 * 1024
 _AT_ONCE = 8192
@@ -22,7 +23,7 @@ class Conversation:
     """Every method raises OSError when the connection is broken or nothing was said in time."""
 
     def __init__(self, smtp: smtplib.SMTP, timeout_s: float) -> None:
-        """`timeout_s` is for each piece of an answer."""
+        """`timeout_s` is for each answer."""
         if smtp.sock is None or smtp.file is None:
             raise ConnectionResetError
         self._sock: socket.socket = smtp.sock
@@ -49,6 +50,8 @@ class Conversation:
         """Code and text of the next reply; code -1 for what is none."""
         if timeout_s is not None:
             self._sock.settimeout(timeout_s)
+        self._ends_at = time.monotonic() + (timeout_s or self._timeout_s)
+        self._pieces = 0
         code, lines, left = 0, list[bytes](), _LONGEST_REPLY
         more = True
         while more:
@@ -57,12 +60,15 @@ class Conversation:
             code = int(line[:3]) if line[:3].isdigit() else -1
             more = code >= 0 and line[3:4] == b"-"
             lines.append(line[4:].strip())
-        if timeout_s is not None:
+        if timeout_s is not None or self._pieces > 1:
             self._sock.settimeout(self._timeout_s)
         return code, b"\n".join(lines).decode("utf-8", "replace")
 
     def _line(self, longest: int) -> bytes:
         while (end := self._heard.find(b"\n")) < 0 and len(self._heard) < longest:
+            self._pieces += 1
+            if self._pieces > 1:  # who says a word now and then is not waited for longer
+                self._sock.settimeout(max(0.001, self._ends_at - time.monotonic()))
             self._heard += self._more()
         if not 0 <= end < longest:
             raise ConnectionAbortedError

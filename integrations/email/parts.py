@@ -25,18 +25,23 @@ def wire_part(subtype: str, text: str) -> bytes:
     return _framed(subtype, "quoted-printable", _lines(encoded))
 
 
-def quoted(text: str) -> bytes:
-    """Quoted-printable, of text whose lines end in LF."""
-    encoded = _SOFT_END.join([_quoted(piece) for piece in _pieces(text)])
-    return encoded.replace(b"\n" + _SOFT_END, b"\n")  # a line that has ended needs no second end
+def quoted(text: str, *, goes_on: bool = False) -> bytes:
+    """Quoted-printable, of text whose lines end in LF. `goes_on`: something follows, on a line of its own."""
+    pieces = _pieces(text)
+    followed = len(pieces) if goes_on else len(pieces) - 1
+    return b"".join([_quoted(piece, at < followed) for at, piece in enumerate(pieces)])
 
 
 def _pieces(text: str) -> list[str]:
     return [piece for piece in _PIECE.findall(text) if piece]
 
 
-def _quoted(piece: str) -> bytes:
-    return binascii.b2a_qp(piece.encode("utf-8", "ignore"), istext=True)
+def _quoted(piece: str, is_followed: bool) -> bytes:
+    if not is_followed or piece.endswith("\n"):
+        return binascii.b2a_qp(piece.encode("utf-8", "ignore"), istext=True)
+    # A last line may have all 76 characters; with one more behind it there is room for the soft end.
+    encoded = binascii.b2a_qp(f"{piece}x".encode("utf-8", "ignore"), istext=True)[:-1]
+    return encoded if encoded.endswith(_SOFT_END) else encoded + _SOFT_END
 
 
 def _octets(data: bytes) -> int:
@@ -62,7 +67,7 @@ class _Run:
     """Text that is the same for all, as it is encoded; or a piece with marks, split at them."""
 
     text: str = field(repr=False)
-    end: bytes
+    goes_on: bool
     encoded: bytes = field(repr=False)
     length: int
     """Of what is encoded, with LF."""
@@ -82,11 +87,11 @@ class PartMould:
             found = list(pieces)
             runs += found if marked else ["".join(found)]
         for number, run in enumerate(runs, 1):
-            end = b"" if run.endswith("\n") or number == len(runs) else _SOFT_END
-            encoded, parts = quoted(run) + end, split(run)
+            goes_on = number < len(runs)
+            encoded, parts = quoted(run, goes_on=goes_on), split(run)
             octets = _octets(run.encode("utf-8", "ignore"))
             self._runs.append(
-                _Run(run, end, _lines(encoded), len(encoded), octets, parts if len(parts) > 1 else ())
+                _Run(run, goes_on, _lines(encoded), len(encoded), octets, parts if len(parts) > 1 else ())
             )
 
     def fill(self, values: Mapping[str, str]) -> tuple[str, bytes]:
@@ -100,7 +105,7 @@ class PartMould:
                 octets += run.octets
             else:
                 text = "".join([values.get(piece, piece) for piece in run.split])
-                encoded = quoted(text) + run.end
+                encoded = quoted(text, goes_on=run.goes_on)
                 texts.append(text)
                 lines.append(_lines(encoded))
                 length += len(encoded)

@@ -140,7 +140,7 @@ class SmtpMail:
 
     def _open_transaction(self, envelope_from: str, to: str, size: int) -> Conversation:
         """A connection that has accepted MAIL. A kept one may have died in its sleep: then a fresh one, once."""
-        if time.monotonic() - self._used_at > IDLE_S:
+        if time.monotonic() - self._used_at > IDLE_S or self._was_spoken_to():
             self._drop()
         if self._talk is not None:
             try:
@@ -155,6 +155,13 @@ class SmtpMail:
             self._drop()
             raise _no_connection(exc) from None
         return self._begin(self._talk, envelope_from, to, size)
+
+    def _was_spoken_to(self) -> bool:
+        """Words that nobody asked for, which would be taken for the next answer."""
+        try:
+            return self._talk is not None and self._talk.said_early() is not None
+        except OSError:
+            return True
 
     def _begin(self, talk: Conversation, envelope_from: str, to: str, size: int) -> Conversation:
         options = f" SIZE={size}" if talk.takes_size else ""

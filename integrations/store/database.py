@@ -188,13 +188,13 @@ class Database:
         if self.url.get_backend_name() == "sqlite":
             file = Path(self.url.database or "").absolute().as_uri()  # mode: a missing file stays missing
             how = {"timeout": self._timeout_s, "isolation_level": None, "uri": True}
-            return Aside(
-                runs, "sqlite3", [f"{file}?mode=rw"], how, (*_SQLITE_FIRST, _RARELY), "", _CHECKPOINT
-            )
+            said = [f"{file}?mode=rw"], how, (*_SQLITE_FIRST, _RARELY), "", _CHECKPOINT
+            return Aside(runs, "sqlite3", *said, patience_s=self._timeout_s + 3)
         args, kept = self.engine.dialect.create_connect_args(self.url)
         how = {**kept, **_postgresql_limits(self.url, self._timeout_s, PLAN_ONCE), "autocommit": True}
         del how["context"]  # SQLAlchemy's own adapters
-        return Aside(runs, "psycopg", args, how, (), "DISCARD PLANS", "")
+        # To connect may take as long as a statement.
+        return Aside(runs, "psycopg", args, how, (), "DISCARD PLANS", "", patience_s=2 * self._timeout_s + 3)
 
     def time_alone(self) -> datetime | None:
         """What a statement that goes alone takes for now; None where it asks the server in its own words."""

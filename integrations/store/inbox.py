@@ -16,13 +16,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from core.errors import JournalUnavailableError
-from integrations.aside import PATIENCE_S, Aside, Asked, GoneError
+from integrations.aside import Aside, Asked, GoneError
 from integrations.deadlines import Deadlines
 
 log = logging.getLogger(__name__)
 
 _LARGEST_BATCH = 200
 _LARGEST_BATCH_BYTES = 4_000_000
+_LARGEST_FLIGHT_BYTES = 150_000
+"""Two of them fit into the socket, so asking never waits for what is being committed."""
+_ANSWERS_WITHIN_S = 2.0
+"""The database's own limit there is a second: who takes longer has been stopped, or its disk hangs."""
 
 Delivery = tuple[bytes, float]
 Taken = Sequence[str]
@@ -60,6 +64,8 @@ class Inbox:
         self._flights: deque[tuple[list[_Waiting], Asked, float]] = deque()
         """What is asked aside, and since when."""
         self._is_thread_busy = False
+        self._is_closed = False
+        self._taking = threading.Lock()
         self._unanswered = Deadlines(timeout_s, self._refuse_late)
         self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
         self._thread.start()
@@ -83,6 +89,9 @@ class Inbox:
     def _ring(self) -> None:
         """At the end of the loop's turn: who came in the same turn rides together, and a commit waits for nobody."""
         self._is_rung = False
+        if self._flights and self._flights[0][-1] < time.monotonic() - _ANSWERS_WITHIN_S:
+            self._give_up_aside()
+            self._hear()
         if not self._has_enough_aside() and (self._is_thread_busy or not self._ask_aside()):
             self._wake_thread()
 
@@ -95,11 +104,11 @@ class Inbox:
 
     def _ask_aside(self) -> bool:
         aside = self._aside
-        if aside is None or not aside.is_ready():
+        if aside is None or self._is_closed or not aside.is_ready():
             return False
-        batch = self._next_batch()
+        batch = self._next_batch(_LARGEST_FLIGHT_BYTES)
         if not batch:
-            return True
+            return not self._waiting  # or else the first is too large to fly
         if aside.before_closing is None:
             loop = asyncio.get_running_loop()
             loop.add_reader(aside.fileno(), self._hear)
@@ -107,6 +116,8 @@ class Inbox:
         try:
             asked = aside.begin([delivery for delivery, _ in batch])
         except GoneError:
+            if self._flights:
+                self._hear()  # what was asked before is as gone
             self._left.append(batch)
             return False
         self._flights.append((batch, asked, time.monotonic()))
@@ -138,7 +149,7 @@ class Inbox:
     def _refuse_late(self, answer: asyncio.Future[Taken]) -> None:
         if not answer.done():
             answer.set_exception(JournalUnavailableError("the database did not commit in time"))
-        if self._flights and self._flights[0][-1] < time.monotonic() - PATIENCE_S:
+        if self._flights and self._flights[0][-1] < time.monotonic() - _ANSWERS_WITHIN_S:
             self._give_up_aside()
             self._hear()
 
@@ -152,6 +163,7 @@ class Inbox:
 
     def close(self) -> None:
         """Commit what waits, then end the thread, and what is aside."""
+        self._is_closed = True
         while self._flights:
             self._hear()
         self._bell.put(False)
@@ -164,21 +176,27 @@ class Inbox:
         while is_open:
             is_open = self._bell.get()
             while self._left or self._waiting:
-                self._commit(self._left.popleft() if self._left else self._next_batch())
+                if self._left:
+                    # The process aside may have committed it, and told nobody.
+                    self._commit(self._left.popleft(), may_be_known=True)
+                else:
+                    self._commit(self._next_batch(_LARGEST_BATCH_BYTES))
             self._is_thread_busy = False
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self, most_bytes: int) -> list[_Waiting]:
+        """The first of those who wait, as many as fit."""
         batch: list[_Waiting] = []
-        size = 0
-        while self._waiting and len(batch) < _LARGEST_BATCH and size < _LARGEST_BATCH_BYTES:
-            delivery, answer = self._waiting.popleft()
-            # Nobody waits for it any more: Wix has been told 503 and comes again.
-            if not answer.done():
-                batch.append((delivery, answer))
-                size += len(delivery[0])
+        left = most_bytes
+        with self._taking:  # the loop and the thread
+            while self._waiting and len(batch) < _LARGEST_BATCH and len(self._waiting[0][0][0]) <= left:
+                delivery, answer = self._waiting.popleft()
+                # Nobody waits for it any more: Wix has been told 503 and comes again.
+                if not answer.done():
+                    batch.append((delivery, answer))
+                    left -= len(delivery[0])
         return batch
 
-    def _commit(self, batch: list[_Waiting]) -> None:
+    def _commit(self, batch: list[_Waiting], *, may_be_known: bool = False) -> None:
         batch = [item for item in batch if not item[1].done()]
         if not batch:
             return
@@ -190,7 +208,7 @@ class Inbox:
             # One event that the database cannot take must not refuse the others that rode with it.
             if len(batch) > 1:
                 for item in batch:
-                    self._commit([item])
+                    self._commit([item], may_be_known=may_be_known)
                 return
             # No traceback: a driver's error repeats the row, and the row holds the payload.
             log.error("journal.refused", extra={"error": type(getattr(exc, "orig", None) or exc).__name__})
@@ -199,10 +217,11 @@ class Inbox:
             mine = [at for at, (_, answer) in enumerate(batch) if answer.get_loop() is loop]
             with contextlib.suppress(RuntimeError):  # the loop is closed: its requests are gone
                 loop.call_soon_threadsafe(_tell, [batch[at] for at in mine], [said[at] for at in mine])
-        self._ring_for(said)
+        self._ring_for(said, may_be_known=may_be_known)
 
-    def _ring_for(self, said: Sequence[_Said]) -> None:
-        if any(not isinstance(word, JournalUnavailableError) and word[0] == "new" for word in said):
+    def _ring_for(self, said: Sequence[_Said], *, may_be_known: bool = False) -> None:
+        committed = (word[0] for word in said if not isinstance(word, JournalUnavailableError))
+        if may_be_known or "new" in committed:
             self._committed()
 
 

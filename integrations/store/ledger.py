@@ -245,10 +245,17 @@ class Ledger:
         hear = self._database.begin_alone(*self._driven(ready, values, now))
 
         def wait() -> None:
-            if not hear():
+            if not hear() and not self._is_recorded(letter, reply):  # it may have been asked twice
                 raise LostLeaseError("somebody else has this letter now")
 
         return wait
+
+    def _is_recorded(self, letter: ClaimedLetter, reply: str) -> bool:
+        found = sa.select(messages.c.id).where(
+            messages.c.id == letter.id, messages.c.state == "sent", messages.c.reply == reply
+        )
+        with self._database.read() as tx:
+            return tx.execute(found).first() is not None
 
     def skip(self, letter: ClaimedLetter, reason: str, evidence: str | None = None) -> None:
         self._end(letter, "skipped", reason, evidence=evidence)

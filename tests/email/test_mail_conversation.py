@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import smtplib
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,6 +92,25 @@ def test_a_reply_without_an_end_is_not_listened_to_for_ever(line: Line, said: by
 def test_silence_has_an_end(line: Line) -> None:
     with pytest.raises(TimeoutError):
         line.talk().hear(0.01)
+
+
+def test_a_word_now_and_then_does_not_put_the_end_off(line: Line) -> None:
+    stop = threading.Event()
+
+    def dribble() -> None:
+        with contextlib.suppress(OSError):
+            while not stop.wait(0.02):
+                line.server.sendall(b"2")
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(dribble)
+        began_at = time.monotonic()
+        try:
+            with pytest.raises(TimeoutError):
+                line.talk().hear(0.2)
+            assert time.monotonic() - began_at < 20, "64 KiB would take longer"
+        finally:
+            stop.set()
 
 
 def test_what_was_said_in_one_piece_with_the_last_reply_to_smtplib_is_heard(line: Line) -> None:

@@ -419,6 +419,14 @@ def test_every_line_ends_in_crlf_and_every_leading_dot_is_doubled(letter: bytes)
     ]
 
 
+@pytest.mark.parametrize("length", range(70, 80))
+def test_a_line_that_is_full_has_room_for_its_soft_end(length: int) -> None:
+    text = f"{'x' * length}<td>y"
+    for encoded in (quoted(text), quoted(text, goes_on=True)):
+        assert max(map(len, encoded.split(b"\n"))) <= 76
+        assert quopri.decodestring(encoded).decode() == text
+
+
 @given(st.text(st.sampled_from("a=. \t\né\x0b\x0c\x1c\u2028<td>")) | st.text(), st.integers(0, 3))
 def test_what_is_quoted_reads_as_it_was_and_has_lines_that_all_servers_take(text: str, long: int) -> None:
     whole = (text + "<td x" * 150 * long + text).replace("\r", "")

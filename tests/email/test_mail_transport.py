@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import multiprocessing
 import os
@@ -97,6 +98,25 @@ def test_a_kept_connection_that_died_is_replaced_once_without_anybody_noticing()
         talk.say("250 second")
 
     with scripted_server(says_goodbye, works) as port:
+        mail = smtp_to(port)
+        send(mail)
+        assert send(mail) == "250 second"
+
+
+def test_words_that_nobody_asked_for_are_not_the_answer_to_the_next_letter() -> None:
+    def says_too_much(talk: Conversation) -> None:
+        talk.open()
+        talk.hear_letter()
+        talk.say("250 ok\r\n250 and for the next one too")
+        with contextlib.suppress(ConnectionResetError):  # it goes without having heard all
+            assert talk.hear() == b""
+
+    def works(talk: Conversation) -> None:
+        talk.open()
+        talk.hear_letter()
+        talk.say("250 second")
+
+    with scripted_server(says_too_much, works) as port:
         mail = smtp_to(port)
         send(mail)
         assert send(mail) == "250 second"
