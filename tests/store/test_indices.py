@@ -242,6 +242,7 @@ SMALL = ("book", "heartbeats", "senders", "sites", "tokens", "users")
 """Stores whose tables stay small."""
 UNASKED = {
     "group_days._forget_old": "once a day, by the key",
+    "ledger.Ledger._is_recorded": "by the key, when a record was asked twice",
     "ledger.Ledger.letters": "everything, for tests",
     "outbox.Outbox.calls": "everything, for tests",
     "work.count_by_state": "everything, for tests: the metrics ask the tally",
