@@ -309,7 +309,7 @@ def open_wix(settings: Settings, redis: Redis, **more: float) -> WixClient:
 @contextlib.contextmanager
 def open_services(checked: Checked, *, with_writer: bool = False) -> Iterator[tuple[Services, Heartbeats]]:
     """Everything a worker works with, closed at the end of the block. Build it after the fork. `with_writer`: letters
-    are marked and recorded by a process of its own."""
+    are marked and recorded while the worker goes on."""
     settings = checked.settings
     database = Database(settings.database)
     if with_writer:

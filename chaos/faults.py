@@ -145,6 +145,13 @@ def _stop_postgres(stage: Stage, _random: Random) -> None:
         stage.store.stop()
 
 
+def _cut_database(stage: Stage, _random: Random) -> None:
+    stage.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+
+
 def _start_database(stage: Stage, _random: Random) -> None:
     stage.store.start()
 
@@ -164,7 +171,7 @@ FAULTS = (
     Fault("worker: parent killed", _signal("worker")),
     Fault("worker: one child killed", _kill_one_child, times=3),
     Fault("worker: all of it killed", _signal("worker", pool=True)),
-    Fault("worker: the process aside killed", _kill_asides, times=4),
+    Fault("worker: the process aside killed", _kill_asides, times=4, only=SqliteStore),
     Fault("worker: SIGTERM under load", _signal("worker", number=SOFT)),
     Fault("web: killed", _signal("web"), times=2),
     Fault("web: the process aside killed", _signal("web", pool=True, parent=False), times=4),
@@ -201,6 +208,7 @@ FAULTS = (
     Fault("database: locked", _lock, _unlock, 5.0),
     Fault("database: crashed and restarted", _crash_postgres, _start_database, 0.5, only=PostgresStore),
     Fault("database: refuses connections", _stop_postgres, _start_database, 3.0, only=PostgresStore),
+    Fault("database: connections cut", _cut_database, times=4, only=PostgresStore),
     Fault("database: disk full", lambda stage, _random: stage.disk.fill(), _free_disk, 3.0, needs_disk=True),
     _wix("away (503)", outage=True),
     _wix("half of the calls 500, 503, 504", failure_rate=0.5),

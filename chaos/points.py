@@ -52,8 +52,14 @@ POINTS = (
     Point("letter: after it is settled", "tasks.letters:_record"),
     Point("sweeper: before it rings", "tasks.sweep:Sweeper.look", before=True),
 )
-UNDECIDABLE = ("letter: after the mark", "letter: after the dot", "letter: after the reply")
-"""Who dies here leaves a letter in doubt; who dies anywhere else must not."""
+UNDECIDABLE = (
+    "letter: after the mark",
+    "letter: after the dot",
+    "letter: after the reply",
+    "letter: after it is settled",
+)
+"""Who dies here leaves a letter in doubt, or may: what was said of one is heard while the mark of the next is under way.
+Who dies anywhere else must not."""
 FREEZING = ("event: after the claim", "letter: after its body", "letter: after the dot")
 """Where it is worth to freeze for longer than a lease: a zombie wakes up while others have its row."""
 

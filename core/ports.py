@@ -132,11 +132,13 @@ class MailPort(Protocol):
         envelope_from: str,
         message: bytes,
         about_to_commit: Callable[[], None],
+        when_waiting: Callable[[], None] | None = None,
     ) -> str:
         """Hand over one message to the one person who was cleared; returns the server's reply for the record.
 
         `about_to_commit` is called once, after the whole body and before the final dot; when it raises,
-        the dot is never sent. Raises MailDeferredError, MailRefusedError, MailInDoubtError.
+        the dot is never sent. `when_waiting` is called before that, at most once, if the server takes its time.
+        Raises MailDeferredError, MailRefusedError, MailInDoubtError.
         """
 
     def close(self) -> None: ...

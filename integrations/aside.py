@@ -8,6 +8,7 @@ alone: whoever asks can do the same without it, so it may be late, broken or dea
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -19,6 +20,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -44,11 +46,33 @@ class Asked:
     def __init__(self) -> None:
         self.answer: tuple[str, Any] | None = None
 
+    def told(self) -> Any:
+        """What was done. Raises JournalUnavailableError, GoneError."""
+        kind, said = self.answer or ("gone", "no answer yet")
+        if kind == "away":
+            raise JournalUnavailableError(said[0], cause=said[1])
+        if kind == "done":
+            return said
+        raise GoneError(said)
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """An answer that is under way: `hear` waits for it, `is_there` looks without waiting, and until it is there the
+    descriptor becomes readable when there is more of it."""
+
+    hear: Callable[[], Any]
+    is_there: Callable[[], bool] = lambda: True
+    fileno: Callable[[], int] = lambda: -1
+
+    def then(self, change: Callable[[Any], Any]) -> Later:
+        return replace(self, hear=lambda: change(self.hear()))
+
 
 class Aside:
     """`factory`, as in "package.module:name", makes of `of` the function that is asked there, and all that goes either
-    way is plain: texts, numbers, bytes, lists. One question is answered after the other. Not for two threads at once,
-    nor beyond a fork."""
+    way is plain: texts, numbers, bytes, lists. Questions are answered in their order; where the function gives a Later,
+    the next one is begun meanwhile. Not for two threads at once, nor beyond a fork."""
 
     def __init__(self, factory: str, *of: object, patience_s: float = PATIENCE_S) -> None:
         """`patience_s`, for an answer, is longer than what is asked may take: who takes longer has been stopped."""
@@ -90,12 +114,7 @@ class Aside:
         else kept it from being done, or from being known."""
         while asked.answer is None:
             self._hear_some()
-        kind, said = asked.answer
-        if kind == "away":
-            raise JournalUnavailableError(said[0], cause=said[1])
-        if kind == "done":
-            return said
-        raise GoneError(said)
+        return asked.told()
 
     def fileno(self) -> int:
         """Readable when an answer is there; -1 while there is no process."""
@@ -174,6 +193,9 @@ class Aside:
             if isinstance(exc, OSError):
                 self.kill()
             raise GoneError(type(exc).__name__) from exc
+        except BaseException:  # a time limit: half of it may have been said
+            self.kill()
+            raise
         self._asked.append(asked)
         return asked
 
@@ -185,6 +207,9 @@ class Aside:
         except (OSError, EOFError, msgspec.DecodeError) as exc:
             self.kill()
             raise GoneError(type(exc).__name__) from exc
+        except BaseException:  # a time limit: answers might go to the wrong questions from here
+            self.kill()
+            raise
         for answer in answers:
             self._asked.popleft().answer = tuple(answer)
 
@@ -247,15 +272,37 @@ def _serve(sock: socket.socket) -> None:
     module, _, name = factory.partition(":")
     answer = getattr(importlib.import_module(module), name)(*of)
     _send(sock, ("done", None))
+    under_way: deque[tuple[str, Any]] = deque()
     while True:
+        while under_way and not (waiting or _is_there(under_way[0]) or _has_spoken_first(sock, under_way[0])):
+            pass  # more of the answer has come
+        if under_way and _is_there(under_way[0]):
+            said = under_way.popleft()
+            _send(sock, _tried(said[1].hear) if isinstance(said[1], Later) else said)
+            continue
         waiting.extend(() if waiting else frames.read(sock))
-        try:
-            said = ("done", answer(*waiting.popleft()))
-        except JournalUnavailableError as exc:
-            said = ("away", [str(exc), type(exc.__cause__ or exc).__name__])
-        except Exception as exc:  # noqa: BLE001 (who asked does it again, and hears what is wrong)
-            said = ("gone", type(exc).__name__)
-        _send(sock, said)
+        under_way.append(_tried(functools.partial(answer, *waiting.popleft())))
+
+
+def _tried(do: Callable[[], Any]) -> tuple[str, Any]:
+    try:
+        return "done", do()
+    except JournalUnavailableError as exc:
+        return "away", [str(exc), type(exc.__cause__ or exc).__name__]
+    except Exception as exc:  # noqa: BLE001 (who asked does it again, and hears what is wrong)
+        return "gone", type(exc).__name__
+
+
+def _is_there(said: tuple[str, Any]) -> bool:
+    return not isinstance(said[1], Later) or said[1].is_there()
+
+
+def _has_spoken_first(sock: socket.socket, said: tuple[str, Any]) -> bool:
+    """Wait for a question, or for more of this answer."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    poll.register(said[1].fileno(), select.POLLIN)
+    return any(descriptor == sock.fileno() for descriptor, _ in poll.poll())
 
 
 def main() -> None:
@@ -267,4 +314,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    importlib.import_module("integrations.aside").main()  # whose classes are those that others import

@@ -6,7 +6,6 @@ One Wix call serves a hundred members, so letters are claimed and checked by the
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import time
 from collections import defaultdict
@@ -433,6 +432,10 @@ def _hand_over(
     """Write, send and record a letter that may go. Raises what kept it from going out."""
     message_id, message = drafts.write(letter, facts, cleared)
 
+    def meanwhile() -> None:
+        services.recorder.settle()
+        drafts.prepare_next(letter)
+
     def about_to_commit() -> None:
         if (late := objection(facts, services.now())) is not None:
             raise MailDeferredError(late, counts=False)
@@ -447,16 +450,17 @@ def _hand_over(
                 evidence=cleared.evidence,
                 heeded=services.senders.heeded(domain),
                 cap=facts.policy.promotional_cap if promotional else None,
-                meanwhile=functools.partial(drafts.prepare_next, letter),
+                meanwhile=meanwhile,
             )
         except SenderPausedError as exc:  # since the look at the whole batch
             services.senders.look_anew()
             raise MailDeferredError(f"letters are paused: {exc}", counts=False) from exc
 
     sender = services.letterhead.envelope_from(letter.id)
-    services.recorder.settle()  # whatever this letter has to wait for now
     try:
-        reply = services.mail.send(cleared.clearance, sender, message, about_to_commit)
+        reply = services.mail.send(
+            cleared.clearance, sender, message, about_to_commit, services.recorder.settle
+        )
     except WithdrawnError as exc:
         _skip(letter, str(exc), services)
     except MailInDoubtError as exc:
@@ -477,7 +481,6 @@ def _hand_over(
         services.recorder.follow(_begin_to_record(letter, reply, services))
         try:
             services.senders.worked(domain)
-            log.info("letter.sent", extra=_fields(letter))
         except AppError:
             raise
         except Exception:  # the letter is out: whatever goes wrong now must not put it off
@@ -563,6 +566,7 @@ def _begin_to_record(letter: ClaimedLetter, reply: str, services: Services) -> C
             _record(write, letter)
         except LostLeaseError:
             log.warning("letter.lease_lost", extra=_fields(letter))
+        log.info("letter.sent", extra=_fields(letter))
 
     return see_it_written
 

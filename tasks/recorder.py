@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 
 class Recorder:
-    """One for the process, whatever it delivers: a letter is marked only when what was said of the one before is
-    written, so a death leaves one letter in doubt at most."""
+    """One for the process, whatever it delivers: a letter is marked behind what was said of the one before, and its
+    dot goes when that is known to be written, so a death leaves one letter in doubt at most."""
 
     def __init__(self) -> None:
         self._last: Callable[[], None] | None = None

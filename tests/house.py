@@ -330,7 +330,9 @@ class FakeMail(MailPort):
     fails: list[Exception] = field(default_factory=list)
     dies_after_dot: list[BaseException] = field(default_factory=list)
 
-    def send(self, clearance: Clearance, envelope_from: str, message: bytes, about_to_commit: Any) -> str:
+    def send(
+        self, clearance: Clearance, envelope_from: str, message: bytes, about_to_commit: Any, *waits: Any
+    ) -> str:
         if self.fails:
             raise self.fails.pop(0)
         about_to_commit()

@@ -219,6 +219,13 @@ def test_a_statement_alone_that_fails_leaves_nothing_and_no_open_transaction(dat
         assert tx.connection.scalar(sa.text("SELECT 1")) == 1
 
 
+def test_what_goes_alone_to_a_server_that_is_away_says_that_it_is_away(tmp_path: Path) -> None:
+    database = Database(f"postgresql+psycopg://postgres@/usher?host={tmp_path}")
+    with pytest.raises(JournalUnavailableError, match="connection"):
+        database.alone("SELECT 1", ())
+    database.close()
+
+
 def test_the_time_of_a_transaction_is_the_server_s_when_it_began(postgres_url: str) -> None:
     database = Database(postgres_url)
     server_says = sa.select(sa.literal_column("now()"), sa.literal_column("clock_timestamp()"))

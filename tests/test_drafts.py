@@ -17,7 +17,7 @@ from core.errors import PermanentError
 from core.gate import Facts
 from integrations.email.unsubscribe import UnsubscribeClaim
 from integrations.store.database import Database
-from integrations.store.ledger import ClaimedLetter
+from integrations.store.ledger import ClaimedLetter, Ledger
 from integrations.store.tables import messages
 from tasks.letters import _facts_of
 from tasks.writing import Reader, write_letter
@@ -70,8 +70,10 @@ def order(house: House, monkeypatch: pytest.MonkeyPatch) -> Order:
             order.instead(reader.claim)
         return write_letter(*arguments, reader=reader, **named)
 
-    def note_send(clearance: Any, sender: str, message: bytes, about_to_commit: Callable[[], None]) -> str:
-        said = send(clearance, sender, message, about_to_commit)
+    def note_send(
+        clearance: Any, sender: str, message: bytes, about_to_commit: Callable[[], None], *waits: Any
+    ) -> str:
+        said = send(clearance, sender, message, about_to_commit, *waits)
         order.note("send", clearance.to)
         return said
 
@@ -138,10 +140,32 @@ def test_nothing_is_drafted_that_would_hold_up_a_dot(
     assert order.told == ONE_BY_ONE
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_nothing_is_drafted_where_the_worker_commits_its_marks_itself(house: House, order: Order) -> None:
-    """The mark is committed already then, and the dot should follow."""
-    assert house.database._writer is not None
-    house.database._writer.close()
+def test_what_was_said_of_one_is_heard_of_before_the_dot_of_the_next(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    begin, send = Ledger.begin_sent, house.mail.send
+
+    def begin_to_note(self: Ledger, letter: ClaimedLetter, reply: str) -> Callable[[], None]:
+        wait = begin(self, letter, reply)
+
+        def heard() -> None:
+            wait()
+            told.append("recorded")
+
+        return heard
+
+    def note_send(
+        clearance: Any, sender: str, message: bytes, about_to_commit: Callable[[], None], *waits: Any
+    ) -> str:
+        def dot() -> None:
+            about_to_commit()
+            told.append("dot")
+
+        return send(clearance, sender, message, dot, *waits)
+
+    monkeypatch.setattr(Ledger, "begin_sent", begin_to_note)
+    monkeypatch.setattr(house.mail, "send", note_send)
     house.work()
-    assert order.told == ONE_BY_ONE
+    assert told == ["dot", "recorded"] * 3
+    assert states(house) == ["sent"] * 3

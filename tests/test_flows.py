@@ -652,9 +652,11 @@ def test_of_two_workers_with_one_offer_each_for_the_same_person_one_sends(databa
     house.services.ledger.claim = lambda limit: real_claim(min(limit, 1))  # type: ignore[method-assign]
     real_send = house.mail.send
 
-    def meanwhile(clearance: Any, sender: str, message: bytes, about_to_commit: Callable[[], None]) -> str:
+    def meanwhile(
+        clearance: Any, sender: str, message: bytes, about_to_commit: Callable[[], None], *waits: Any
+    ) -> str:
         deliver_letters(other.services)
-        return real_send(clearance, sender, message, about_to_commit)
+        return real_send(clearance, sender, message, about_to_commit, *waits)
 
     house.mail.send = meanwhile  # type: ignore[method-assign]
     deliver_letters(house.services)

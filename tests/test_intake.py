@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 from core.community import SiteId
 from core.errors import JournalUnavailableError
 from core.events import ABOUT_ADDRESSES, Event, EventId
+from integrations.aside import Later
 from integrations.store.database import Database
-from integrations.store.intake import add_events, commit_events
+from integrations.store.intake import add_events, begin_events
 from integrations.store.journal import Journal, insert_found
 from integrations.store.tables import events, metadata
 from tasks.routes import ROUTES
@@ -142,7 +144,7 @@ def test_a_commit_is_one_way_there_and_back_on_postgresql(
 ) -> None:
     database = Database(postgres_url)
     database.migrate()
-    commit_events(database, [an_event(clock, id="warm")], lambda _: True)
+    begin_events(database, [an_event(clock, id="warm")], lambda _: True).hear()
     sent: list[str] = []
     real = psycopg.Cursor.execute
 
@@ -151,7 +153,9 @@ def test_a_commit_is_one_way_there_and_back_on_postgresql(
         return real(self, query, *arguments, **named)
 
     monkeypatch.setattr(psycopg.Cursor, "execute", execute)
-    commit_events(database, [an_event(clock, id=f"way-{number}") for number in range(50)], lambda _: True)
+    begin_events(
+        database, [an_event(clock, id=f"way-{number}") for number in range(50)], lambda _: True
+    ).hear()
     assert len(sent) == 1
     database.close()
 
@@ -189,10 +193,26 @@ def test_the_same_events_are_written_in_the_same_order_whoever_has_them(
 ) -> None:
     """Two processes with the same deliveries in other orders would wait for each other's rows."""
     batch = [an_event(clock, id=f"e{number}") for number in (2, 0, 1)]
-    given: list[object] = []
-    monkeypatch.setattr(database, "alone", lambda _, parameters: given.append(parameters[-2:]) or [])
+    given: list[list[str]] = []
+
+    def note(_: str, parameters: tuple[object, ...]) -> Later:
+        given.append(re.findall(r"\be\d\b", str(parameters)))
+        return Later(list)
+
+    monkeypatch.setattr(database, "alone", note)
+    monkeypatch.setattr(database, "begin_alone", note)
     for events_of_one in (batch, batch[::-1]):
-        commit_events(database, events_of_one, lambda _: True)
-    first, second = ([part for part in parts if '"e0"' in str(part)] for parts in given)  # type: ignore[attr-defined]
+        begin_events(database, events_of_one, lambda _: True).hear()
+    first, second = given
     assert first == second
-    assert len(first) == 1
+    assert set(first) == {"e0", "e1", "e2"}
+
+
+def test_none_and_more_than_one_statement_takes_are_written(database: Database, clock: Clock) -> None:
+    journal = Journal(database, listened=ROUTES)
+    assert journal.insert([]) == []
+    assert journal.insert([an_event(clock, id="e7")]) == [True]
+    many = [an_event(clock, id=f"e{number}") for number in range(1203)]
+    assert journal.insert(many) == [number != 7 for number in range(1203)]
+    assert journal.insert(many) == [False] * 1203
+    assert len(rows(database)) == 1203

@@ -350,10 +350,10 @@ def test_live_letters_go_before_those_of_a_job(house: House):
     heard = []
     send = house.mail.send
 
-    def hear_of_a_join_meanwhile(clearance, envelope, message, about_to_commit):
+    def hear_of_a_join_meanwhile(clearance, envelope, message, about_to_commit, *waits):
         if len(house.mail.letters) == 40 and not heard:
             heard.extend(house.hear(an_event(house.clock, member=newcomer)))
-        return send(clearance, envelope, message, about_to_commit)
+        return send(clearance, envelope, message, about_to_commit, *waits)
 
     house.mail.send = hear_of_a_join_meanwhile
     run_jobs(KINDS, house.services, NOW_OR_NEVER)

@@ -442,11 +442,11 @@ def test_the_final_dot_is_held_back_when_the_lease_ran_out(database: Database, c
     real_send = house.mail.send
     refused: list[LostLeaseError] = []
 
-    def slow_at_first(clearance: Clearance, sender: str, message: bytes, about_to_commit):
+    def slow_at_first(clearance: Clearance, sender: str, message: bytes, about_to_commit, *waits: Any):
         if not refused:
             clock.move(minutes=2)
         try:
-            return real_send(clearance, sender, message, about_to_commit)
+            return real_send(clearance, sender, message, about_to_commit, *waits)
         except LostLeaseError as exc:
             refused.append(exc)
             raise
@@ -667,13 +667,13 @@ def test_whoever_says_stop_while_the_letter_is_on_its_way_does_not_get_it(
     house.wix.answers = {(RUNNERS, ANN): (Answer("Which class?", "yoga"),)}
     real_send = house.mail.send
 
-    def send_slowly(sender: str, to: str, message: bytes, about_to_commit):
+    def send_slowly(sender: str, to: str, message: bytes, about_to_commit, *waits: Any):
         if change == "unsubscribe":
             house.services.suppressions.unsubscribe(SITE, ANN, "", "one click")
         else:
             house.hear(an_event(clock, type=events.MEMBER_DELETED, id="e9", erasure=True))
             run_events(house.services)
-        return real_send(sender, to, message, about_to_commit)
+        return real_send(sender, to, message, about_to_commit, *waits)
 
     house.mail.send = send_slowly  # type: ignore[method-assign]
     house.hear(request_of(clock))

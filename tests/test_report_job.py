@@ -371,11 +371,11 @@ def test_a_suppressed_address_gets_nothing_and_the_reason_is_there(house: House)
 def test_an_address_that_is_suppressed_just_before_the_dot_gets_nothing(house: House):
     send = house.mail.send
 
-    def slow(clearance: Any, sender: str, message: bytes, about_to_commit: Any) -> str:
+    def slow(clearance: Any, sender: str, message: bytes, about_to_commit: Any, *waits: Any) -> str:
         with house.database.begin() as tx:
             subject = f"address:{house.services.hashes.of(BOARD)[0]}"
             suppress(tx, SITE, subject, "all", cause="dead", reason="dead")
-        return send(clearance, sender, message, about_to_commit)
+        return send(clearance, sender, message, about_to_commit, *waits)
 
     house.mail.send = slow  # type: ignore[method-assign]
     job = report(house, BOARD)
@@ -426,12 +426,12 @@ def test_two_workers_with_the_same_copy_in_hand_send_it_once(house: House):
     mail = house.mail
     send = mail.send
 
-    def slow(clearance: Any, sender: str, message: bytes, about_to_commit: Any) -> str:
+    def slow(clearance: Any, sender: str, message: bytes, about_to_commit: Any, *waits: Any) -> str:
         mail.send = send  # type: ignore[method-assign]
         (copy,) = house.services.jobs.items(id_, state="planned")
         assert house.services.jobs.move_item(id_, copy.number, was="planned", state="in_doubt")
         mail.letters.append(("the other worker", BOARD, message))
-        return send(clearance, sender, message, about_to_commit)
+        return send(clearance, sender, message, about_to_commit, *waits)
 
     mail.send = slow  # type: ignore[method-assign]
     house.turn()

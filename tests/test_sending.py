@@ -226,10 +226,12 @@ def test_one_domain_that_has_enough_of_us_holds_up_no_other(database: Database, 
     a_crowd(house, clock, *(f"r{number}@gmail.com" for number in range(20)))
     real_send = house.mail.send
 
-    def send(clearance: Clearance, sender: str, message: bytes, about_to_commit: Callable[[], None]) -> str:
+    def send(
+        clearance: Clearance, sender: str, message: bytes, about_to_commit: Callable[[], None], *waits: Any
+    ) -> str:
         if clearance.to.endswith("@gmail.com"):
             raise MailDeferredError("451 4.7.28 rate limit", blame=Blame.DOMAIN)
-        return real_send(clearance, sender, message, about_to_commit)
+        return real_send(clearance, sender, message, about_to_commit, *waits)
 
     house.mail.send = send  # type: ignore[method-assign]
     house.work()

@@ -81,6 +81,10 @@ class Conversation:
             raise ConnectionResetError
         return more
 
+    def is_silent_for(self, s: float) -> bool:
+        """Whether nothing has come after so long; what TLS has read already may count as nothing."""
+        return not self._heard and not self._poll.poll(s * 1000)
+
     def said_early(self) -> tuple[int, str] | None:
         """What the server said before it was its turn, without waiting. A server that goes away during the body is
         noticed here, while the letter can still be deferred; one that said more than it was asked is not believed."""

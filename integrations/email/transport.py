@@ -37,6 +37,8 @@ from integrations.email.replies import Cause, Kind, Reply, classify, one_line
 from integrations.email.url import EmailUrl, parse_email_url
 
 CONNECT_TIMEOUT_S = 10.0
+QUICK_S = 0.002
+"""A server that answers within this is not waited for in any other way."""
 IDLE_S = 20.0  # submission servers hang up on an idle client after 30 s (the strict ones) to 5 minutes
 
 
@@ -57,6 +59,7 @@ class SmtpMail:
         self._tls = tls_context
         self._smtp: smtplib.SMTP | None = None
         self._talk: Conversation | None = None
+        self._when_waiting: Callable[[], None] | None = None
         self._forget()
 
     def send(
@@ -65,6 +68,7 @@ class SmtpMail:
         envelope_from: str,
         message: bytes,
         about_to_commit: Callable[[], None],
+        when_waiting: Callable[[], None] | None = None,
     ) -> str:
         """As MailPort says."""
         envelope_from = _wire(envelope_from, "the sender") if envelope_from else ""
@@ -75,6 +79,7 @@ class SmtpMail:
         if not self._turn.acquire(timeout=self._url.reply_timeout_s):
             raise MailDeferredError("the connection to the mail server is busy", counts=False)
         try:
+            self._when_waiting = when_waiting
             return self._send(envelope_from, to, body, about_to_commit)
         except (MailDeferredError, MailRefusedError):
             raise  # the connection is where it was before, or closed
@@ -83,6 +88,7 @@ class SmtpMail:
             raise
         finally:
             self._used_at = time.monotonic()
+            self._when_waiting = None
             self._turn.release()
 
     def close(self) -> None:
@@ -148,6 +154,7 @@ class SmtpMail:
             except MailDeferredError:
                 if self._talk is not None:  # it lives, and says "not now"
                     raise
+        self._wait_for_others()
         self._smtp = self._connect()
         try:
             self._talk = Conversation(self._smtp, self._url.timeout_s)
@@ -222,6 +229,8 @@ class SmtpMail:
         if not talk.at_once:
             self._say(talk, f"{command}\r\n")
             behind = 0
+        if self._when_waiting is not None and talk.is_silent_for(QUICK_S):
+            self._wait_for_others()
         try:
             code, text = talk.hear()
         except OSError as exc:
@@ -242,6 +251,11 @@ class SmtpMail:
             self._drop()
         raise _refusal(command[:4], code, text, reader=reader)
 
+    def _wait_for_others(self) -> None:
+        when_waiting, self._when_waiting = self._when_waiting, None
+        if when_waiting is not None:
+            when_waiting()
+
     def _begins_anew(self, talk: Conversation) -> bool:
         talk.say(b"RSET\r\n")
         return talk.hear()[0] // 100 == 2
@@ -256,6 +270,7 @@ class SmtpMail:
         self._pid = os.getpid()
         self._turn = threading.Lock()
         self._smtp = self._talk = None
+        self._when_waiting = None
         self._used_at = 0.0
 
 
@@ -271,6 +286,7 @@ class ConsoleMail:
         envelope_from: str,  # noqa: ARG002
         message: bytes,
         about_to_commit: Callable[[], None],
+        when_waiting: Callable[[], None] | None = None,  # noqa: ARG002
     ) -> str:
         """As MailPort says."""
         letter = email.message_from_bytes(message, policy=email.policy.default)

@@ -18,10 +18,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -44,7 +44,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from core.errors import ConfigError, JournalUnavailableError
-from integrations.aside import Aside, Asked, GoneError
+from integrations.aside import Aside, Asked, GoneError, Later
+
+if TYPE_CHECKING:
+    from integrations.store.line import Line
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ PLAN_EACH = "-c plan_cache_mode=force_custom_plan"
 PLAN_ONCE = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
 # By itself SQLite copies its log into the file at every 4 MB, while whoever committed waits; here it may at 64 MB.
 _RARELY, _CHECKPOINT = "PRAGMA wal_autocheckpoint=16000", "PRAGMA wal_checkpoint(PASSIVE)"
+_SPARE_S = 3.0
 _SQLITE_FIRST = ("PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON")
 
 
@@ -102,7 +106,7 @@ class Database:
             self.engine = _postgresql_engine(self.url, timeout_s, plans)
             self._reading = self.engine
         self._driver: Any = self.engine.dialect.loaded_dbapi
-        self._writer: Aside | None = None
+        self._writer: Aside | Line | None = None
 
     def begin(self) -> contextlib.AbstractContextManager[Transaction]:
         """One transaction, committed at the end of the block. Raises JournalUnavailableError."""
@@ -113,35 +117,36 @@ class Database:
         return self._transaction(self._reading)
 
     def use_writer(self) -> None:
-        """Let another process run what goes alone, as soon as it is there. Call it after the fork, and use `alone` and
-        `begin_alone` from one thread."""
-        self._writer = self.aside()
+        """Let what goes alone be run while this process goes on, as soon as there is somebody to run it. Call it after
+        the fork, and use `alone` and `begin_alone` from one thread."""
+        self._writer = self.writer()
 
     def alone(
-        self, statement: str, parameters: tuple[object, ...], *, meanwhile: Callable[[], None] | None = None
+        self,
+        statement: str,
+        parameters: tuple[object, ...],
+        *,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Sequence[Sequence[Any]]:
         """One statement in the driver's own words, committed by itself; returns the rows it returns. On PostgreSQL that
         is one way to the server and back, where a transaction takes three. Raises JournalUnavailableError, and what
         SQLAlchemy raises. Where a writer is lost on the way the statement may run twice. `meanwhile` is called while a
-        writer runs it; without one it is not called.
+        writer runs it, or before.
         """
         asked = self._ask_writer(statement, parameters)
-        if asked is None:
-            return self._alone(statement, parameters)
-        if meanwhile is not None:
-            meanwhile()
+        meanwhile()
         return self._hear(asked, statement, parameters)
 
-    def begin_alone(
-        self, statement: str, parameters: tuple[object, ...]
-    ) -> Callable[[], Sequence[Sequence[Any]]]:
-        """As alone, but without waiting where there is a writer: what is returned waits. They are run in the order in
-        which they were begun."""
+    def begin_alone(self, statement: str, parameters: tuple[object, ...]) -> Later:
+        """As alone, but without waiting where there is a writer. They are run in the order in which they were begun."""
         asked = self._ask_writer(statement, parameters)
-        if asked is not None:
-            return lambda: self._hear(asked, statement, parameters)
-        rows = self._alone(statement, parameters)
-        return lambda: rows
+        if asked is None:
+            rows = self._alone(statement, parameters)
+            return Later(lambda: rows)
+        hear = functools.partial(self._hear, asked, statement, parameters)
+        if self._writer is None or isinstance(self._writer, Aside):
+            return Later(hear)
+        return replace(self._writer.later(asked), hear=hear)
 
     def _ask_writer(self, statement: str, parameters: tuple[object, ...]) -> Asked | None:
         if self._writer is not None and self._writer.is_ready():
@@ -149,8 +154,10 @@ class Database:
                 return self._writer.begin(statement, parameters)
         return None
 
-    def _hear(self, asked: Asked, statement: str, parameters: tuple[object, ...]) -> Sequence[Sequence[Any]]:
-        if self._writer is not None:
+    def _hear(
+        self, asked: Asked | None, statement: str, parameters: tuple[object, ...]
+    ) -> Sequence[Sequence[Any]]:
+        if self._writer is not None and asked is not None:
             with contextlib.suppress(GoneError):
                 return self._writer.hear(asked)  # type: ignore[no-any-return] # as runs_statements says
         return self._alone(statement, parameters)
@@ -158,7 +165,10 @@ class Database:
     def _alone(self, statement: str, parameters: tuple[object, ...]) -> Sequence[Sequence[Any]]:
         """Past SQLAlchemy's own connection, which takes longer over it than the driver does."""
         with self._errors():
-            connection = self.engine.raw_connection()
+            try:
+                connection = self.engine.raw_connection()
+            except self._driver.Error as exc:
+                raise self._of_the_driver(exc, statement) from exc
             try:
                 cursor = connection.driver_connection.execute(statement, parameters)  # type: ignore[union-attr]
                 return cursor.fetchall() if cursor.description else []
@@ -167,34 +177,44 @@ class Database:
                 if is_gone:
                     connection.invalidate(exc)
                     self.engine.dispose()  # the others that were just in use are as dead
-                raise DBAPIError.instance(
-                    statement,
-                    None,
-                    exc,
-                    self._driver.Error,
-                    hide_parameters=True,
-                    connection_invalidated=is_gone,
-                    dialect=self.engine.dialect,
-                ) from exc
+                raise self._of_the_driver(exc, statement, is_gone=is_gone) from exc
             except BaseException as exc:
                 connection.invalidate(exc)  # whatever it is in the middle of
                 raise
             finally:
                 connection.close()
 
-    def aside(self) -> Aside:
-        """The same connection in the driver's own words, for a process of its own."""
-        runs = "integrations.store.statements:runs_statements"
+    def _of_the_driver(self, exc: Exception, statement: str, *, is_gone: bool = False) -> Exception:
+        """As SQLAlchemy raises it."""
+        return DBAPIError.instance(
+            statement,
+            None,
+            exc,
+            self._driver.Error,
+            hide_parameters=True,
+            connection_invalidated=is_gone,
+            dialect=self.engine.dialect,
+        )
+
+    def writer(self) -> Aside | Line:
+        """Runs what it is asked on a connection of its own, while whoever asks goes on. SQLite's own calls wait, so a
+        process waits for them."""
         if self.url.get_backend_name() == "sqlite":
             file = Path(self.url.database or "").absolute().as_uri()  # mode: a missing file stays missing
-            how = {"timeout": self._timeout_s, "isolation_level": None, "uri": True}
-            said = [f"{file}?mode=rw"], how, (*_SQLITE_FIRST, _RARELY), "", _CHECKPOINT
-            return Aside(runs, "sqlite3", *said, patience_s=self._timeout_s + 3)
+            runs = "integrations.store.statements:runs_statements"
+            said = (*_SQLITE_FIRST, _RARELY), _CHECKPOINT
+            return Aside(
+                runs, f"{file}?mode=rw", self._timeout_s, *said, patience_s=self._timeout_s + _SPARE_S
+            )
+        from integrations.store.line import Line  # noqa: PLC0415 (its driver takes a while to load)
+
         args, kept = self.engine.dialect.create_connect_args(self.url)
         how = {**kept, **_postgresql_limits(self.url, self._timeout_s, PLAN_ONCE), "autocommit": True}
         del how["context"]  # SQLAlchemy's own adapters
-        # To connect may take as long as a statement.
-        return Aside(runs, "psycopg", args, how, (), "DISCARD PLANS", "", patience_s=2 * self._timeout_s + 3)
+        how["client_encoding"] = (
+            "utf8"  # which a Line writes, whatever the database or the URL would rather have
+        )
+        return Line(functools.partial(self._driver.connect, *args, **how), self._timeout_s + _SPARE_S)
 
     def time_alone(self) -> datetime | None:
         """What a statement that goes alone takes for now; None where it asks the server in its own words."""

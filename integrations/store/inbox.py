@@ -96,10 +96,10 @@ class Inbox:
             self._wake_thread()
 
     def _has_enough_aside(self) -> bool:
-        """A second batch follows the first at once, however long this turn of the loop takes, if it is as large. Others
-        are thought of when there is an answer."""
+        """A second batch follows the first at once, however long this turn of the loop takes, if it is half as
+        large. Others are thought of when there is an answer."""
         return len(self._flights) > 1 or (
-            bool(self._flights) and len(self._waiting) < len(self._flights[0][0])
+            bool(self._flights) and 2 * len(self._waiting) < len(self._flights[0][0])
         )
 
     def _ask_aside(self) -> bool:

@@ -154,7 +154,8 @@ class Ledger:
         is renewed until the server has answered, however long that takes. `heeded`: whose pauses keep this letter
         from going, as Senders names domains. Raises LostLeaseError when the lease ran out; WithdrawnError for a reader
         who said stop, or whose address has its letter of the same job: do not send it; MailDeferredError when another
-        letter has just taken the last place under `cap`; SenderPausedError. `meanwhile` is called while others commit.
+        letter has just taken the last place under `cap`; SenderPausedError. `meanwhile` is called once, while it is
+        committed, if it can be, behind what was begun before; or else before that.
         """
         subjects = all_subjects(letter.member, address_hashes)
         scopes = scopes_of(letter.group, purpose)
@@ -183,6 +184,8 @@ class Ledger:
                 ready = _marking(self._on_sqlite, now is None, *shape)
                 if self._database.alone(*self._driven(ready, values, now, cap), meanwhile=meanwhile):
                     return
+            else:
+                meanwhile()
             with self._database.begin() as tx:
                 if not alone:
                     tx.execute(sa.select(sa.func.pg_advisory_xact_lock(_number(address_hashes[0]))))
@@ -242,10 +245,10 @@ class Ledger:
             "tries": letter.attempts + 1,
         }
         ready = _recording(self._on_sqlite, now is None)
-        hear = self._database.begin_alone(*self._driven(ready, values, now))
+        begun = self._database.begin_alone(*self._driven(ready, values, now))
 
         def wait() -> None:
-            if not hear() and not self._is_recorded(letter, reply):  # it may have been asked twice
+            if not begun.hear() and not self._is_recorded(letter, reply):  # it may have been asked twice
                 raise LostLeaseError("somebody else has this letter now")
 
         return wait

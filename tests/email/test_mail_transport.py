@@ -59,6 +59,41 @@ def test_a_reply_that_is_kept_names_nobody() -> None:
         assert send(smtp_to(server.port)) == "250 2.0.0 queued for <address> at <domain>"
 
 
+def test_while_a_server_takes_its_time_others_are_waited_for_once() -> None:
+    times: list[int] = []
+    waited = threading.Event()
+
+    def wait() -> None:
+        times.append(1)
+        waited.set()
+
+    def grows_slow(talk: Conversation) -> None:
+        talk.open()
+        talk.hear_letter()
+        talk.say("250 first")
+        for answer in ("250 ok", "250 ok", "354 go on"):
+            talk.hear()
+            assert waited.wait(10)
+            talk.say(answer)
+        talk.hear_letter()
+        talk.say("250 second")
+
+    with scripted_server(grows_slow) as port:
+        mail = smtp_to(port)
+        send(mail)
+        assert mail.send(cleared(ANA), SENDER, LETTER, nothing, wait) == "250 second"
+    assert times == [1]
+
+
+def test_before_a_connection_is_made_others_are_waited_for() -> None:
+    with mail_server() as server:
+        mail = smtp_to(server.port)
+        connections: list[int] = []
+        mail.send(cleared(ANA), SENDER, LETTER, nothing, lambda: connections.append(server.connections))
+        mail.close()
+    assert connections == [0]
+
+
 def test_many_letters_share_one_connection() -> None:
     with mail_server() as server:
         mail = smtp_to(server.port)
