@@ -58,7 +58,7 @@ UNDECIDABLE = (
     "letter: after the reply",
     "letter: after it is settled",
 )
-"""Who dies here leaves a letter in doubt, or may: what was said of one is heard while the mark of the next is under way.
+"""Who dies here leaves a letter in doubt, or may: what was said of one is heard while the next one is being marked.
 Who dies anywhere else must not."""
 FREEZING = ("event: after the claim", "letter: after its body", "letter: after the dot")
 """Where it is worth to freeze for longer than a lease: a zombie wakes up while others have its row."""

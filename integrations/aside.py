@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 
 from core.errors import JournalUnavailableError
+from integrations import soon
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ def _wait(sock: socket.socket, what: int, patience_s: float | None) -> None:
     """Only when there is something to wait for: asking costs as much as reading."""
     poll = select.poll()
     poll.register(sock, what)
-    if not poll.poll(patience_s and patience_s * 1000):
+    if not soon.wait(poll, patience_s):
         raise TimeoutError
 
 

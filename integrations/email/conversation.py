@@ -14,6 +14,8 @@ import socket
 import ssl
 import time
 
+from integrations import soon
+
 _LONGEST_REPLY = 64 * 1024
 _AT_ONCE = 8192
 _EARLY = re.compile(rb"([45]\d\d)[ -]([^\r\n]*)")
@@ -76,6 +78,7 @@ class Conversation:
         return line
 
     def _more(self) -> bytes:
+        soon.look(self._poll)
         more = self._sock.recv(_AT_ONCE)
         if not more:
             raise ConnectionResetError
@@ -83,7 +86,7 @@ class Conversation:
 
     def is_silent_for(self, s: float) -> bool:
         """Whether nothing has come after so long; what TLS has read already may count as nothing."""
-        return not self._heard and not self._poll.poll(s * 1000)
+        return not self._heard and not soon.wait(self._poll, s)
 
     def said_early(self) -> tuple[int, str] | None:
         """What the server said before it was its turn, without waiting. A server that goes away during the body is

@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import ConnStatus, ExecStatus
 
+from integrations import soon
 from integrations.aside import Asked, GoneError, Later
 
 _CONNECTS_AGAIN_AFTER_S = 10.0
@@ -177,7 +178,7 @@ class Line:
 
     def _wait(self, what: int) -> None:
         self._poll.modify(self._server.socket, what)
-        if not self._poll.poll(self._patience_s * 1000):
+        if not soon.wait(self._poll, self._patience_s):
             raise psycopg.OperationalError
 
     def _part(self) -> None:
