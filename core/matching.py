@@ -200,9 +200,10 @@ def _fold_close(text: str) -> str:
     text = text[:_READ_AT_MOST]
     if text.isascii():
         return _single_spaces(text.translate(_ascii()))
+    if _HAN_AND_KANA.fullmatch(text):
+        return _separate(text).replace(" ", "") or " "
     if not _BEYOND_PLAIN.search(text):
-        for separator in _PLAIN_SEPARATORS:
-            text = text.replace(separator, " ")
+        text = _separate(text)
         text = text.replace("\u0e33", "\u0e4d\u0e32")  # the one of them that NFKC takes apart
         if not _PLAIN_LETTER.search(text):
             return unicodedata.normalize("NFKC", text).replace(" ", "") or " "
@@ -222,6 +223,12 @@ def _fold_close(text: str) -> str:
     # The spaces around the words of other scripts stay.
     text = "\n".join(_SPACED_WORD.split(text)).replace(" ", "")
     return text.replace("\n\n", "\n").replace("\n", " ")
+
+
+def _separate(text: str) -> str:
+    for separator in _PLAIN_SEPARATORS:
+        text = text.replace(separator, " ")
+    return text
 
 
 def _single_spaces(text: str) -> str:
@@ -273,9 +280,12 @@ _SPACED_WORD = re.compile(f"([^{_NO_SPACES} ]+)")
 _NEEDLESS_SPACE = re.compile(f"(?<![^{_NO_SPACES}]) (?![^{_NO_SPACES}])")
 
 _PLAIN_SEPARATORS = "、。，！？：；（）…\u3000,.!?\n"
+_OF_HAN_AND_KANA = (
+    "\u3041-\u3096\u30a1-\u30fa\u30fc-\u30fe\u3400-\u4dbf\u4e00-\u9fef"  # none composes with another
+)
+_HAN_AND_KANA = re.compile(f"[{_OF_HAN_AND_KANA} {_PLAIN_SEPARATORS}]*")
 _BEYOND_PLAIN = re.compile(  # what is left folds to itself, but for capitals: Thai, Kana, Han, Hangul, ASCII
-    f"[^\u0e01-\u0e3a\u0e40-\u0e4e\u3041-\u3096\u30a1-\u30fa\u30fc-\u30fe\u3400-\u4dbf\u4e00-\u9fef"
-    f"\uac00-\ud7a3a-zA-Z0-9 {_PLAIN_SEPARATORS}]"
+    f"[^\u0e01-\u0e3a\u0e40-\u0e4e{_OF_HAN_AND_KANA}\uac00-\ud7a3a-zA-Z0-9 {_PLAIN_SEPARATORS}]"
 )
 _PLAIN_LETTER = re.compile("[a-zA-Z0-9\uac00-\ud7a3]")
 _WIDE_SEPARATORS = "，！？：；（）…\u3000\u00a0\u202f"
