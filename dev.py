@@ -61,7 +61,8 @@ def install(*, development: bool, extras: tuple[str, ...] = ()) -> None:
     groups += [f"--extra={extra}" for extra in extras]
     env = {**os.environ, "VIRTUAL_ENV": str(VENV), "UV_PROJECT_ENVIRONMENT": str(VENV)}
     # --inexact, or uv would remove itself from the environment it lives in.
-    run([str(BIN / "uv"), "sync", "--frozen", "--inexact", "--quiet", "--python", str(PYTHON), *groups], env)
+    sync = [str(BIN / "uv"), "sync", "--project", str(ROOT), "--frozen", "--inexact", "--quiet"]
+    run([*sync, "--python", str(PYTHON), *groups], env)
     launcher = BIN / "usher"
     launcher.write_text(
         f"#!{PYTHON}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom admin.cli import main\nmain()\n"
