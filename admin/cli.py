@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # frames would be half of the time that help takes
 )
 automations_app = typer.Typer(
     help="Check and try a file; see, export and roll back what counts.", no_args_is_help=True
@@ -62,14 +63,23 @@ BAD_INPUT = 2
 
 def main() -> None:
     """Run a command; bad input is one clear message and exit code 2."""
+    command = typer.main.get_command(app)
+    _list_whole_sentences(command)
     try:
-        app(prog_name="usher")
+        command(prog_name="usher")
     except ConfigError as exc:
         print(exc, file=sys.stderr)
         sys.exit(BAD_INPUT)
     except AppError as exc:
         print(f"usher: {exc}", file=sys.stderr)
         sys.exit(1)
+
+
+def _list_whole_sentences(group: Any) -> None:
+    """Of commands without a text for lists, help would show as much as fits into one line."""
+    for command in getattr(group, "commands", {}).values():
+        command.short_help = command.short_help or (command.help or "").partition("\n\n")[0]
+        _list_whole_sentences(command)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -391,15 +392,22 @@ def test_help_names_the_commands_without_loading_a_server() -> None:
         "import sys, contextlib, admin.cli\n"
         "sys.argv = ['usher', '--help']\n"
         "with contextlib.suppress(SystemExit): admin.cli.main()\n"
-        "print(*({'uvicorn', 'celery', 'sqlalchemy', 'jinja2', 'httpx'} & set(sys.modules)))\n"
+        "print(*({'uvicorn', 'celery', 'sqlalchemy', 'jinja2', 'httpx', 'rich'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    narrow = os.environ | {"COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env=narrow
+    )
 
     *shown, loaded = done.stdout.splitlines()
     assert loaded == ""
     commands = ("run", "demo", "sandbox", "migrate", "web", "worker", "beat")
     for command in (*commands, "automations", "webhook", "events", "messages"):
         assert any(command in line for line in shown), command
+    whole = (
+        "doctor What is wrong with this installation, and how to mend it. Exit code 0, 1 after a failure, 2"
+    )
+    assert whole in " ".join(" ".join(shown).split())
 
 
 # What counts, by the database.
