@@ -50,7 +50,7 @@ def measure_matching(size: Size) -> list[Row]:
         folded = [term.casefold() for term in terms]
         measures[f"any(term in text), {script}"] = partial(_scan, folded, texts[: max(20, count // 100)])
         measures[script] = partial(_match, rule, texts)
-    values = alternate(size.repeats, measures)
+    values = alternate(3 * size.repeats, measures)  # of a tenth of a second each: a moment's noise is several
     return report(
         "matching: answers of 200 characters/s, 1,000 terms",
         values,
