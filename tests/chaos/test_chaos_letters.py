@@ -158,6 +158,23 @@ def test_a_run_in_which_every_letter_met_its_fate_is_fine():
     assert (ours.letters, ours.tries, ours.states) == (2, 1, {"failed": 1, "deferred": 1})
 
 
+@pytest.mark.parametrize(("message_id", "is_wrong"), [(None, False), ("<marked>", True)])
+def test_an_envelope_may_be_taken_back_but_only_before_its_letter_is_marked(message_id, is_wrong):
+    email = "ours-515-1@p515-0.example.net"
+    row = a_row(HELD, member=f"m-{email}", reason="paused: 5.7.515", message_id=message_id)
+    verdict = judge(
+        replace(
+            FINE,
+            messages=[*FINE.messages, row],
+            attempts=[*TRIES, Attempt(email, 120.0, FATES["ours-515"].says)],
+            emails=FINE.emails | {f"m-{email}": email},
+        ),
+        [*(Person(each, fate_of(each)) for each in STATES), Person(email, "ours-515")],
+    )
+
+    assert (f"{email}: is deferred after 1 tries" in verdict.problems) == is_wrong
+
+
 def test_times_of_sqlite_are_read_too():
     assert verdict_on(now=NOW, **with_row(FULL, next_at="2026-05-01 12:01:00.000000")).problems == []
 
