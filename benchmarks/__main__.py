@@ -80,9 +80,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever was started is ended
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs would not hear it
     logging.disable(logging.WARNING)  # here the stores are only means
-    os.environ.pop(
-        "PYTHONDONTWRITEBYTECODE", None
-    )  # or each start compiles what it imports, as no user's does
+    # With it each start compiles all that it imports, as no user's does.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     size = Size(1 if options.quick else options.repeats, options.quick, 200 if options.quick else letters)
     machine = describe_machine()
     print(machine)
